@@ -1,0 +1,54 @@
+package dhcp
+
+import (
+	"context"
+	"iter"
+
+	"github.com/vnet-go/vnet"
+)
+
+// Backend serves DHCP on one platform. The rules are those of overlay.Backend.
+// Delete of a scope whose addresses reservations hold is allowed: they are
+// no longer served.
+type Backend interface {
+	EnsureScope(ctx context.Context, s Scope) error
+	DeleteScope(ctx context.Context, id string) error
+	EnsureReservation(ctx context.Context, r Reservation) error
+	DeleteReservation(ctx context.Context, id string) error
+	Sync(ctx context.Context, s State, o vnet.SyncOptions) error
+	Plan(ctx context.Context, s State) (vnet.Plan, error)
+	Health(ctx context.Context) vnet.Health
+	Features(ctx context.Context) Features
+}
+
+// Features is what a backend can do.
+type Features struct {
+	Pool    bool // pool allocator with a durable store
+	Relay   bool // requests through relays (giaddr)
+	V6      bool
+	Leases  bool // knows who holds what (LeaseLister)
+	Options bool // arbitrary options by code
+}
+
+// Runner is implemented by backends whose server is this process. Serve
+// returns when ctx ends; it serves what was ensured before and after.
+type Runner interface {
+	Serve(ctx context.Context) error
+}
+
+// LeaseLister is implemented by backends that know what clients hold.
+type LeaseLister interface {
+	Leases(ctx context.Context) iter.Seq2[Lease, error]
+}
+
+// Watcher is implemented by backends that notice leases.
+type Watcher interface {
+	// Watch yields events ("lease", "release", "decline", "nak") until ctx ends.
+	Watch(ctx context.Context) iter.Seq[vnet.Event]
+}
+
+// Explainer is implemented by backends that can say what carries an object.
+type Explainer interface {
+	// Explain takes "scope" or "reservation" and its id.
+	Explain(ctx context.Context, kind, id string) (vnet.Explanation, error)
+}

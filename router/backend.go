@@ -1,0 +1,55 @@
+package router
+
+import (
+	"context"
+
+	"github.com/vnet-go/vnet"
+)
+
+// Backend makes routers on one platform. The rules are those of
+// overlay.Backend. In addition:
+//
+//   - A floating IP or port forward that is moved, changed or deleted ends the
+//     connections that used it, and no others. A router that has floating IPs
+//     or forwards is deleted together with its connections; Delete of one
+//     whose floating IPs stand is [vnet.ErrInUse].
+//   - Addresses that appear or move are announced by gratuitous ARP and
+//     unsolicited neighbour advertisements.
+//   - EnsureFloatingIP and EnsurePortForward of a router that does not exist
+//     or has no gateway are [vnet.ErrNotFound] and [vnet.ErrConflict]; those of
+//     a router on another host (per-host platforms) do nothing.
+type Backend interface {
+	EnsureRouter(ctx context.Context, r Router) error
+	DeleteRouter(ctx context.Context, id string) error
+	EnsureFloatingIP(ctx context.Context, f FloatingIP) error
+	DeleteFloatingIP(ctx context.Context, id string) error
+	EnsurePortForward(ctx context.Context, f PortForward) error
+	DeletePortForward(ctx context.Context, id string) error
+	Sync(ctx context.Context, s State, o vnet.SyncOptions) error
+	Plan(ctx context.Context, s State) (vnet.Plan, error)
+	Health(ctx context.Context) vnet.Health
+	Features(ctx context.Context) Features
+}
+
+// Features is what a backend can do.
+type Features struct {
+	RA           bool // router advertisements
+	PortForward  bool
+	IPv6         bool
+	Distributed  bool // routes and translates on the host of the port
+	ExtraRoutes  bool
+	SharedGateIP bool // port forwards may use the router's own gateway address
+}
+
+// Runner is implemented by backends whose routers need this process while
+// they work (sending router advertisements, for one). Serve returns when ctx
+// ends or the platform is lost; it serves routers ensured before and after.
+type Runner interface {
+	Serve(ctx context.Context) error
+}
+
+// Explainer is implemented by backends that can say what carries an object.
+type Explainer interface {
+	// Explain takes "router", "floatingip" or "portforward" and its id.
+	Explain(ctx context.Context, kind, id string) (vnet.Explanation, error)
+}
