@@ -178,7 +178,7 @@ func (l *Lab) Plug(wire, ns *NS, dev string) {
 		end = end[:15]
 	}
 	l.Veth(wire, end, ns, dev)
-	wire.IP("link", "set", end, "master", "br")
+	wire.IP("link", "set", "dev", end, "master", "br")
 }
 
 func (l *Lab) must(err error) {

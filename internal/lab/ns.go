@@ -95,7 +95,7 @@ func (n *NS) IP(args ...string) string {
 }
 
 // Up sets a device up.
-func (n *NS) Up(dev string) { n.l.t.Helper(); n.IP("link", "set", dev, "up") }
+func (n *NS) Up(dev string) { n.l.t.Helper(); n.IP("link", "set", "dev", dev, "up") }
 
 // Addr adds an address, "10.0.0.5/24", without duplicate address detection.
 func (n *NS) Addr(dev, prefix string) {
@@ -145,7 +145,7 @@ func (n *NS) MAC(dev string) vnet.MAC {
 // SetMAC changes the address of a device.
 func (n *NS) SetMAC(dev string, m vnet.MAC) {
 	n.l.t.Helper()
-	n.IP("link", "set", dev, "address", m.String())
+	n.IP("link", "set", "dev", dev, "address", m.String())
 }
 
 // Sysctl sets a key, with slashes: "net/ipv4/ip_forward".
