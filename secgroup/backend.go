@@ -18,8 +18,11 @@ import (
 //     invalid packets are dropped.
 //   - When a rule, group, member or address goes, connections that only it
 //     allowed end at once, and no others.
-//   - A group may be deleted only when no port and no rule refers to it
-//     ([vnet.ErrInUse]). A port may be ensured before or after its device is plugged.
+//   - A group may be deleted only when no port and no rule of another group
+//     refers to it ([vnet.ErrInUse]), an address group when no rule does. A rule
+//     may refer to a group or address group that does not exist yet: it has no
+//     members. A port's groups must exist ([vnet.ErrNotFound]).
+//   - A port may be ensured before or after its device is plugged.
 type Backend interface {
 	EnsureGroup(ctx context.Context, g Group) error
 	DeleteGroup(ctx context.Context, id string) error
@@ -46,4 +49,12 @@ type Explainer interface {
 	// Explain takes "port", "group", "rule" (id "group/rule") or
 	// "addressgroup" and its id.
 	Explain(ctx context.Context, kind, id string) (vnet.Explanation, error)
+}
+
+// PacketExplainer is implemented by backends that can say what the rules of a
+// port do with a packet.
+type PacketExplainer interface {
+	// ExplainPacket says whether p passes as the first packet of a connection,
+	// and by which rule, or why not.
+	ExplainPacket(ctx context.Context, portID string, p Packet) (vnet.Explanation, error)
 }
