@@ -1,0 +1,115 @@
+package topology
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/vnet-go/vnet/overlay"
+)
+
+// split gives every host its share: its own objects, the networks it needs
+// for them, and, of tunnelled networks, the ports that other hosts have.
+func (b *builder) split() {
+	c := b.c
+	for i := range c.Hosts {
+		h := &c.Hosts[i]
+		s := &h.States
+		needs := map[string]bool{}
+		for _, p := range c.All.Overlay.Ports {
+			if p.Host == h.Name {
+				s.Overlay.Ports = append(s.Overlay.Ports, p)
+				needs[p.NetworkID] = true
+			}
+		}
+		routers := map[string]bool{}
+		for _, r := range c.All.Router.Routers {
+			if r.Host != h.Name {
+				continue
+			}
+			routers[r.ID] = true
+			s.Router.Routers = append(s.Router.Routers, r)
+			for _, in := range r.Interfaces {
+				needs[in.NetworkID] = true
+			}
+			if r.Gateway != nil {
+				needs[r.Gateway.NetworkID] = true
+			}
+		}
+		for _, n := range c.All.Overlay.Networks {
+			if needs[n.ID] {
+				s.Overlay.Networks = append(s.Overlay.Networks, n)
+			}
+		}
+		for _, o := range c.remotePorts() {
+			if o.host != h.Name && needs[o.port.NetworkID] {
+				s.Overlay.RemotePorts = append(s.Overlay.RemotePorts, o.port)
+			}
+		}
+		for _, f := range c.All.Router.FloatingIPs {
+			if routers[f.RouterID] {
+				s.Router.FloatingIPs = append(s.Router.FloatingIPs, f)
+			}
+		}
+		for _, f := range c.All.Router.PortForwards {
+			if routers[f.RouterID] {
+				s.Router.PortForwards = append(s.Router.PortForwards, f)
+			}
+		}
+		// Ports of all hosts are members of their groups.
+		s.SecGroup = c.All.SecGroup
+		for _, x := range c.All.DHCP.Scopes {
+			if needs[x.NetworkID] {
+				s.DHCP.Scopes = append(s.DHCP.Scopes, x)
+			}
+		}
+		for _, r := range c.All.DHCP.Reservations {
+			if r.Host == h.Name {
+				s.DHCP.Reservations = append(s.DHCP.Reservations, r)
+			}
+		}
+		for _, e := range c.All.Metadata.Endpoints {
+			if routers[e.RouterID] || e.NetworkID != "" && needs[e.NetworkID] {
+				s.Metadata.Endpoints = append(s.Metadata.Endpoints, e)
+			}
+		}
+	}
+}
+
+type hostedPort struct {
+	host string
+	port overlay.RemotePort
+}
+
+// remotePorts lists all ports of tunnelled networks as other hosts see them.
+func (c *Cloud) remotePorts() []hostedPort {
+	var out []hostedPort
+	add := func(host, network string, p overlay.RemotePort) {
+		n := c.Network(network)
+		if n == nil || n.Segment.Type != overlay.VXLAN && n.Segment.Type != overlay.Geneve {
+			return
+		}
+		if slices.ContainsFunc(n.Subnets, func(s overlay.Subnet) bool { return s.CIDR.Addr().Is6() }) {
+			p.IPs = append(slices.Clone(p.IPs), p.MAC.LinkLocal())
+		}
+		p.NetworkID, p.Endpoint = network, c.Host(host).LocalIP
+		out = append(out, hostedPort{host, p})
+	}
+	addrs := func(ps []netip.Prefix) (out []netip.Addr) {
+		for _, p := range ps {
+			out = append(out, p.Addr())
+		}
+		return out
+	}
+	for _, p := range c.All.Overlay.Ports {
+		add(p.Host, p.NetworkID, overlay.RemotePort{ID: p.ID, MAC: p.MAC, IPs: p.FixedIPs})
+	}
+	for _, r := range c.All.Router.Routers {
+		for _, in := range r.Interfaces {
+			add(r.Host, in.NetworkID, overlay.RemotePort{ID: in.PortID, MAC: in.MAC, IPs: addrs(in.Addresses)})
+		}
+		if r.Gateway != nil {
+			add(r.Host, r.Gateway.NetworkID, overlay.RemotePort{ID: r.Gateway.PortID, MAC: r.Gateway.MAC, IPs: addrs(r.Gateway.Addresses)})
+		}
+	}
+	return out
+}
