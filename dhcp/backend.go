@@ -43,12 +43,17 @@ type LeaseLister interface {
 
 // Watcher is implemented by backends that notice leases.
 type Watcher interface {
-	// Watch yields events ("lease", "release", "decline", "nak") until ctx ends.
+	// Watch yields events until ctx ends: "lease" for every lease given or
+	// renewed, "release", "decline" and "nak". ID is the reservation's, or the
+	// scope's for a pool address; Detail has "scope", "network", "mac", "ip",
+	// and for leases "expires" (RFC 3339, absent when infinite), "hostname"
+	// (what the client calls itself) and "state" ("new" or "renewed").
+	// A slow reader gets one [vnet.EventLost] in place of what was dropped.
 	Watch(ctx context.Context) iter.Seq[vnet.Event]
 }
 
 // Explainer is implemented by backends that can say what carries an object.
 type Explainer interface {
-	// Explain takes "scope" or "reservation" and its id.
+	// Explain takes "scope", "reservation" or "network" and its id.
 	Explain(ctx context.Context, kind, id string) (vnet.Explanation, error)
 }

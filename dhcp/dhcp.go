@@ -24,9 +24,10 @@ type Scope struct {
 	Mode      Mode         `json:"mode"`   // empty: Stateful
 	// ServerIP is the DHCPv4 server identifier (RFC 2132, 9.7), an address of
 	// the subnet that no port has, or the router's. The server answers ARP
-	// for it unless it is the Router. Unused for v6.
+	// for it unless it is the Router. It may be outside of the subnet only
+	// when Relays are given. Unused for v6.
 	ServerIP     netip.Addr   `json:"server_ip"`
-	Router       netip.Addr   `json:"router"` // option 3; zero: none
+	Router       netip.Addr   `json:"router"` // option 3; zero: none; unused for v6, where routers announce themselves
 	DNS          []netip.Addr `json:"dns,omitempty"`
 	Domain       string       `json:"domain,omitempty"`        // option 15
 	SearchDomain []string     `json:"search_domain,omitempty"` // option 119 (RFC 3397), v6 option 24
@@ -35,7 +36,8 @@ type Scope struct {
 	// Routes are sent as options 121 (RFC 3442) and 249. The default route by
 	// Router is added to them, because clients that see 121 ignore option 3.
 	Routes []Route `json:"routes,omitempty"`
-	// Lease is the lease (preferred and valid) time; zero: 24 h; negative: infinite.
+	// Lease is the lease (preferred and valid) time; zero: 24 h; negative:
+	// infinite. Times are whole seconds.
 	Lease      time.Duration `json:"lease,omitempty"`
 	T1         time.Duration `json:"t1,omitempty"` // renew; zero: half of Lease
 	T2         time.Duration `json:"t2,omitempty"` // rebind; zero: 7/8 of Lease
@@ -43,7 +45,9 @@ type Scope struct {
 	// BootFiles by client architecture (option 93, RFC 4578); key 0xffff is
 	// for clients that name none or another, key 0xfffe for iPXE (option 175).
 	BootFiles map[uint16]string `json:"boot_files,omitempty"`
-	// Options are sent as they are, over those made from the fields above.
+	// Options are sent as they are, asked for or not, over those made from
+	// the fields above. Those that carry the protocol itself (message type,
+	// server identifier, lease times, relay information) are refused.
 	Options     []Option `json:"options,omitempty"`
 	RapidCommit bool     `json:"rapid_commit,omitempty"` // RFC 4039, RFC 8415 section 21.14
 	// NAKUnknown makes the server the only one for the subnet: it refuses
@@ -53,7 +57,13 @@ type Scope struct {
 	NAKUnknown bool `json:"nak_unknown,omitempty"`
 	// Pool, when not empty, gives addresses to clients without a reservation
 	// from these ranges, by the backend's lease store.
+	// Addresses that reservations of the network hold are left out.
 	Pool []AddrRange `json:"pool,omitempty"`
+	// Relays are the relay agents (giaddr for v4, the relay's source address
+	// for v6) through which clients of the subnet may ask; they reach the
+	// server on the scope's network. A relay vouches for who its clients
+	// are, so none is trusted unless named here.
+	Relays []netip.Prefix `json:"relays,omitempty"`
 }
 
 // AddrRange is first to last, both included.
@@ -81,7 +91,7 @@ type Reservation struct {
 	MAC       vnet.MAC     `json:"mac"`
 	ClientID  []byte       `json:"client_id,omitempty"` // option 61; when set it must match too
 	DUID      []byte       `json:"duid,omitempty"`      // v6; when set it must match too
-	IPs       []netip.Addr `json:"ips,omitempty"`       // at most one per scope; each in a scope of the network
+	IPs       []netip.Addr `json:"ips,omitempty"`       // at most one per scope; one in no scope of the network is not served
 	Hostname  string       `json:"hostname,omitempty"`  // option 12; with Scope.Domain the FQDN (81, v6 39)
 	Options   []Option     `json:"options,omitempty"`   // over the scope's; IPv4
 	Options6  []Option     `json:"options6,omitempty"`  // over the scope's; IPv6
