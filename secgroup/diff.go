@@ -190,4 +190,3 @@ func onOff(b bool) string {
 	}
 	return "off"
 }
-

@@ -1,0 +1,94 @@
+package secgrouptest
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+
+	"github.com/vnet-go/vnet/overlay"
+	"github.com/vnet-go/vnet/secgroup"
+)
+
+// Harness is what a backend brings to be tested.
+type Harness struct {
+	// Make returns n fresh hosts joined by an underlay, removed when t ends.
+	// Called once for each case of ring 1, with n = 1, and once for each group
+	// of packet cases.
+	Make func(t testing.TB, n int) []Host
+	// NoPackets leaves out rings 2 and 3, for backends that carry none.
+	NoPackets bool
+}
+
+// Host is one hypervisor with the backend on it.
+type Host struct {
+	Name     string     // as in Port.Host
+	Endpoint netip.Addr // its tunnel end, when there are several hosts
+	// SecGroup is the backend under test.
+	SecGroup secgroup.Backend
+	// Reopen returns a new backend over the same platform, as after a restart
+	// of the process.
+	Reopen func(t testing.TB) secgroup.Backend
+	// Writes counts what has been written to the platform so far. Nil: the
+	// suite cannot see that nothing was written, and does not look.
+	Writes func() int
+	// Foreign makes things on the platform that look like the backend's but
+	// carry another owner, and returns a check that they stand unchanged. Nil:
+	// not looked at.
+	Foreign func(t testing.TB) (check func(t testing.TB))
+	// Overlay carries the frames; nil when Harness.NoPackets.
+	Overlay OverlayBackend
+}
+
+// OverlayBackend is what the suite needs of an overlay.
+type OverlayBackend interface {
+	overlay.Backend
+	overlay.Plugger
+}
+
+// Run runs the suite.
+func Run(t *testing.T, h Harness) {
+	t.Run("contract", func(t *testing.T) {
+		for _, c := range contractCases() {
+			t.Run(c.Name, func(t *testing.T) {
+				t.Log(c.Says)
+				c.run(newBench(t, h))
+			})
+		}
+	})
+	if h.NoPackets {
+		return
+	}
+	t.Run("packets", func(t *testing.T) { runPackets(t, h) })
+	t.Run("random", func(t *testing.T) { runRandom(t, h) })
+}
+
+// Case is a check of ring 1.
+type Case struct {
+	Name string
+	Says string // the sentence of the contract
+	run  func(*bench)
+}
+
+// bench is one host with an enforcer over the backend.
+type bench struct {
+	t   *testing.T
+	ctx context.Context
+	h   Host
+	e   *secgroup.Enforcer
+}
+
+func newBench(t *testing.T, h Harness) *bench {
+	host := h.Make(t, 1)[0]
+	b := &bench{t: t, ctx: t.Context(), h: host}
+	b.e = b.over(host.SecGroup)
+	return b
+}
+
+func (b *bench) over(s secgroup.Backend) *secgroup.Enforcer {
+	b.t.Helper()
+	e, err := secgroup.New(s, nil)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return e
+}
