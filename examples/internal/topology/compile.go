@@ -806,9 +806,6 @@ func (b *builder) first(s *subnet, path string) netip.Addr {
 
 // pick takes a free address that follows from name alone, unless it collides.
 func (b *builder) pick(s *subnet, name, path string) netip.Addr {
-	if s.AddressMode == "slaac" || s.AddressMode == "dhcpv6-stateless" {
-		panic("topology: such addresses are made of the MAC")
-	}
 	var size uint64
 	pools := s.pools()
 	sizes := make([]uint64, len(pools))

@@ -9,20 +9,20 @@ import (
 // File is a topology file as written. References between objects are names.
 // Tags carry what the JSON Schema says; the schema is made from these types.
 type File struct {
-	Name            string            `yaml:"name,required" doc:"Name of the cloud, at most 16 lower-case letters, digits and hyphens. Everything made on the machine carries it."`
-	Underlay        Underlay          `yaml:"underlay" doc:"The network between the hosts."`
-	Hosts           []Host            `yaml:"hosts,required" doc:"Hypervisors: network namespaces joined by the underlay."`
-	PhysicalNets    []PhysicalNetwork `yaml:"physical_networks" doc:"Layer 2 networks outside the cloud that hosts are cabled to."`
-	Networks        []Network         `yaml:"networks,required" doc:"Networks with their subnets."`
-	Routers         []Router          `yaml:"routers" doc:"Routers."`
-	AddressGroups   []AddressGroup    `yaml:"address_groups" doc:"Named lists of prefixes for rules."`
-	SecurityGroups  []SecurityGroup   `yaml:"security_groups" doc:"Security groups. Each project also has one named default-PROJECT: all egress, ingress from its members."`
-	Keypairs        []Keypair         `yaml:"keypairs" doc:"SSH public keys by name."`
-	Ports           []Port            `yaml:"ports" doc:"Ports that need more than a server's network entry says."`
-	Servers         []Server          `yaml:"servers" doc:"Virtual machines: network namespaces that boot as machines do."`
-	FloatingIPs     []FloatingIP      `yaml:"floatingips" doc:"Floating IPs, with the port forwardings of those that have some."`
-	OutsideServers  []OutsideServer   `yaml:"outside_servers" doc:"Machines outside the cloud, on a provider network."`
-	Probe           Probe             `yaml:"probe" doc:"What the matrix of reachability probes beside ICMP echo."`
+	Name           string            `yaml:"name,required" doc:"Name of the cloud, at most 16 lower-case letters, digits and hyphens. Everything made on the machine carries it."`
+	Underlay       Underlay          `yaml:"underlay" doc:"The network between the hosts."`
+	Hosts          []Host            `yaml:"hosts,required" doc:"Hypervisors: network namespaces joined by the underlay."`
+	PhysicalNets   []PhysicalNetwork `yaml:"physical_networks" doc:"Layer 2 networks outside the cloud that hosts are cabled to."`
+	Networks       []Network         `yaml:"networks,required" doc:"Networks with their subnets."`
+	Routers        []Router          `yaml:"routers" doc:"Routers."`
+	AddressGroups  []AddressGroup    `yaml:"address_groups" doc:"Named lists of prefixes for rules."`
+	SecurityGroups []SecurityGroup   `yaml:"security_groups" doc:"Security groups. Each project also has one named default-PROJECT: all egress, ingress from its members."`
+	Keypairs       []Keypair         `yaml:"keypairs" doc:"SSH public keys by name."`
+	Ports          []Port            `yaml:"ports" doc:"Ports that need more than a server's network entry says."`
+	Servers        []Server          `yaml:"servers" doc:"Virtual machines: network namespaces that boot as machines do."`
+	FloatingIPs    []FloatingIP      `yaml:"floatingips" doc:"Floating IPs, with the port forwardings of those that have some."`
+	OutsideServers []OutsideServer   `yaml:"outside_servers" doc:"Machines outside the cloud, on a provider network."`
+	Probe          Probe             `yaml:"probe" doc:"What the matrix of reachability probes beside ICMP echo."`
 }
 
 // Underlay is the network between the hosts.
