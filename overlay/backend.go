@@ -38,7 +38,9 @@ type Backend interface {
 
 // Features is what a backend can do.
 type Features struct {
-	Segments map[SegmentType]bool // carried between hosts; false or absent: refused
+	Segments map[SegmentType]bool // false or absent: refused
+	// Missing says for a refused type what would provide it, for people.
+	Missing map[SegmentType]string
 	Central  bool                 // one backend writes for all hosts; RemotePorts are not needed
 }
 
