@@ -1,9 +1,15 @@
 package rtnl
 
 import (
-	"context"
 	"errors"
-	"net/netip"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 
 	"github.com/vnet-go/vnet"
 )
@@ -14,154 +20,164 @@ type Namespace interface {
 	WithFd(func(fd int) error) error
 }
 
-var errLater = errors.New("rtnl: being built")
-
 // Conn is rtnetlink of one namespace. Its methods may be called from several
 // goroutines.
-type Conn struct{}
+type Conn struct {
+	ns     Namespace
+	writes atomic.Uint64
+
+	mu     sync.Mutex
+	h      *netlink.Handle
+	socks  map[int]*nl.SocketHandle // of requests that the library has no call for
+	closed bool
+}
 
 // Open returns a connection in the namespace. Its sockets are opened when first
 // used.
-func Open(ns Namespace) *Conn { return &Conn{} }
+func Open(ns Namespace) *Conn { return &Conn{ns: ns} }
 
 // Close closes it.
-func (c *Conn) Close() error { return nil }
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	if c.h != nil {
+		c.h.Close()
+		for _, s := range c.socks {
+			s.Close()
+		}
+		c.h, c.socks = nil, nil
+	}
+	return nil
+}
 
 // Writes is the number of requests sent that change something.
-func (c *Conn) Writes() uint64 { return 0 }
+func (c *Conn) Writes() uint64 { return c.writes.Load() }
 
-// Links returns all devices.
-func (c *Conn) Links() ([]Link, error) { return nil, errLater }
-
-// Ports returns the devices that are ports of the bridge.
-func (c *Conn) Ports(bridge string) ([]Link, error) { return nil, errLater }
-
-// Link returns a device by its name or one of its alternative names.
-func (c *Conn) Link(name string) (Link, error) { return Link{}, errLater }
-
-// LinkByIndex returns a device by its index.
-func (c *Conn) LinkByIndex(index int) (Link, error) { return Link{}, errLater }
-
-// AddLink makes a device. What stands under its name already is
-// [vnet.ErrConflict].
-func (c *Conn) AddLink(s Spec) error { return errLater }
-
-// AddVeth makes a pair in one step: a in this namespace, b in ns (nil: this
-// one) with the MAC and MTU given (zero: the kernel's choice).
-func (c *Conn) AddVeth(a, b string, ns Namespace, mac, peerMAC vnet.MAC, mtu int) error {
-	return errLater
+// sockets opens what is needed once. Netlink sockets stay in the namespace
+// they were opened in, whichever thread uses them.
+func (c *Conn) sockets() (*netlink.Handle, map[int]*nl.SocketHandle, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, nil, fmt.Errorf("rtnetlink: %w", os.ErrClosed)
+	}
+	if c.h != nil {
+		return c.h, c.socks, nil
+	}
+	err := c.ns.Do(func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		socks := map[int]*nl.SocketHandle{}
+		for _, proto := range []int{unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER} {
+			s, err := nl.Subscribe(proto)
+			if err != nil {
+				h.Close()
+				for _, s := range socks {
+					s.Close()
+				}
+				return err
+			}
+			_ = s.SetExtAck(true) // reasons in words; older kernels do without
+			// A dump of many connections must not overrun while we parse.
+			if s.SetReceiveBufferSize(4<<20, true) != nil {
+				_ = s.SetReceiveBufferSize(4<<20, false)
+			}
+			socks[proto] = &nl.SocketHandle{Socket: s}
+		}
+		c.h, c.socks = h, socks
+		return nil
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("rtnetlink: %w", err)
+	}
+	return c.h, c.socks, nil
 }
 
-// DelLink removes a device; one that is gone is no error.
-func (c *Conn) DelLink(name string) error { return errLater }
-
-// SetUp sets a device up.
-func (c *Conn) SetUp(name string) error { return errLater }
-
-// SetDown sets a device down.
-func (c *Conn) SetDown(name string) error { return errLater }
-
-// SetMTU sets the MTU in bytes.
-func (c *Conn) SetMTU(name string, mtu int) error { return errLater }
-
-// SetMAC sets the hardware address.
-func (c *Conn) SetMAC(name string, m vnet.MAC) error { return errLater }
-
-// SetMaster makes a device a port of a bridge; master "" takes it out.
-func (c *Conn) SetMaster(name, master string) error { return errLater }
-
-// SetAlias sets the alias, at most 255 bytes; "" removes it.
-func (c *Conn) SetAlias(name, alias string) error { return errLater }
-
-// AddAltName gives a device another name, at most 127 bytes. One it has
-// already is no error; one that another device has is [vnet.ErrConflict].
-func (c *Conn) AddAltName(name, alt string) error { return errLater }
-
-// DelAltName takes a name away.
-func (c *Conn) DelAltName(name, alt string) error { return errLater }
-
-// Rename changes a device's name; it must be down on older kernels.
-func (c *Conn) Rename(name, to string) error { return errLater }
-
-// MoveTo moves a device to another namespace, under a new name if to is not "".
-func (c *Conn) MoveTo(name string, ns Namespace, to string) error { return errLater }
-
-// SetPort sets what a bridge does with its port.
-func (c *Conn) SetPort(name string, p Port) error { return errLater }
-
-// SetBridge sets options of a bridge.
-func (c *Conn) SetMulticastSnooping(bridge string, on bool) error { return errLater }
-
-// Addrs returns the addresses of a device; "" for all devices.
-func (c *Conn) Addrs(dev string) ([]Addr, error) { return nil, errLater }
-
-// AddAddr gives a device an address; one it has is no error.
-func (c *Conn) AddAddr(dev string, a Addr) error { return errLater }
-
-// DelAddr takes an address away; one that is gone is no error.
-func (c *Conn) DelAddr(dev string, p netip.Prefix) error { return errLater }
-
-// Routes returns the routes of a table (zero: main), both families, without
-// the kernel's own local and multicast ones.
-func (c *Conn) Routes(table int) ([]Route, error) { return nil, errLater }
-
-// SetRoute adds a route or replaces the one with the same destination, table
-// and metric.
-func (c *Conn) SetRoute(r Route) error { return errLater }
-
-// DelRoute removes a route; one that is gone is no error.
-func (c *Conn) DelRoute(r Route) error { return errLater }
-
-// RouteTo returns the route that packets to dst take.
-func (c *Conn) RouteTo(dst netip.Addr) (Route, error) { return Route{}, errLater }
-
-// Rules returns the policy routing rules of both families.
-func (c *Conn) Rules() ([]Rule, error) { return nil, errLater }
-
-// AddRule adds a rule; one that stands is no error.
-func (c *Conn) AddRule(r Rule) error { return errLater }
-
-// DelRule removes a rule; one that is gone is no error.
-func (c *Conn) DelRule(r Rule) error { return errLater }
-
-// Neighs returns the ARP and ND entries of a device, without proxy entries.
-func (c *Conn) Neighs(dev string) ([]Neigh, error) { return nil, errLater }
-
-// ProxyNeighs returns the proxy entries of a device.
-func (c *Conn) ProxyNeighs(dev string) ([]Neigh, error) { return nil, errLater }
-
-// SetNeigh adds or replaces an entry.
-func (c *Conn) SetNeigh(n Neigh) error { return errLater }
-
-// DelNeigh removes an entry; one that is gone is no error.
-func (c *Conn) DelNeigh(n Neigh) error { return errLater }
-
-// FDBs returns the forwarding entries of a device: with a bridge those of all
-// its ports.
-func (c *Conn) FDBs(dev string) ([]FDB, error) { return nil, errLater }
-
-// SetFDB adds or replaces a forwarding entry.
-func (c *Conn) SetFDB(f FDB) error { return errLater }
-
-// AppendFDB adds a further destination to a MAC of a vxlan device (the
-// head-end list is the MAC 00:00:00:00:00:00); one that stands is no error.
-func (c *Conn) AppendFDB(f FDB) error { return errLater }
-
-// DelFDB removes a forwarding entry (with Dst: that destination); one that is
-// gone is no error.
-func (c *Conn) DelFDB(f FDB) error { return errLater }
-
-// Flows calls f with every tracked connection, of both families, until it
-// returns false.
-func (c *Conn) Flows(ctx context.Context, f func(Flow) bool) error { return errLater }
-
-// DeleteFlows ends the tracked connections that match says, exactly (by the
-// whole tuple and zone), and returns how many.
-func (c *Conn) DeleteFlows(ctx context.Context, match func(Flow) bool) (int, error) {
-	return 0, errLater
+// read does f again as long as the kernel says that its answer was
+// interrupted by a change.
+func (c *Conn) read(f func(h *netlink.Handle) error) error {
+	h, _, err := c.sockets()
+	if err != nil {
+		return err
+	}
+	return retry(func() error { return f(h) })
 }
 
-// Watch calls f with every change of a device until ctx ends, on one
-// goroutine. First it calls f with every device that stands. When the kernel
-// had to drop events f gets one with Resync, followed by every device again.
-func (c *Conn) Watch(ctx context.Context, f func(LinkEvent)) error { return errLater }
+// retry bounds how often a dump is begun again: on a host whose tables change
+// all the time, an error is better than no end.
+func retry(f func() error) error {
+	var err error
+	for range 20 {
+		err = f()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ENOBUFS) {
+			break
+		}
+	}
+	return err
+}
+
+// write does one change.
+func (c *Conn) write(f func(h *netlink.Handle) error) error {
+	h, _, err := c.sockets()
+	if err != nil {
+		return err
+	}
+	c.writes.Add(1)
+	return f(h)
+}
+
+// request sends a request of our own making and returns the answers of type
+// want (0: any).
+func (c *Conn) request(proto, typ, flags int, want uint16, body ...nl.NetlinkRequestData) ([][]byte, error) {
+	_, socks, err := c.sockets()
+	if err != nil {
+		return nil, err
+	}
+	var out [][]byte
+	err = retry(func() error {
+		out = nil
+		req := nl.NewNetlinkRequest(typ, flags)
+		req.Sockets = socks
+		for _, b := range body {
+			req.AddData(b)
+		}
+		out, err = req.Execute(proto, want)
+		return err
+	})
+	return out, err
+}
+
+// change is request for something that changes state.
+func (c *Conn) change(proto, typ, flags int, body ...nl.NetlinkRequestData) error {
+	c.writes.Add(1)
+	_, socks, err := c.sockets()
+	if err != nil {
+		return err
+	}
+	req := nl.NewNetlinkRequest(typ, flags|unix.NLM_F_ACK)
+	req.Sockets = socks
+	for _, b := range body {
+		req.AddData(b)
+	}
+	_, err = req.Execute(proto, 0)
+	return err
+}
+
+// named wraps an error with what was being done to which thing, and maps what
+// the kernel says of absence and presence to the module's words.
+func named(op, name string, err error) error {
+	var lnf netlink.LinkNotFoundError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, vnet.ErrNotFound), errors.Is(err, vnet.ErrConflict):
+	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENOENT), errors.Is(err, unix.ESRCH), errors.As(err, &lnf):
+		err = fmt.Errorf("%w (%v)", vnet.ErrNotFound, err)
+	case errors.Is(err, unix.EEXIST):
+		err = fmt.Errorf("%w (%v)", vnet.ErrConflict, err)
+	}
+	return fmt.Errorf("%s %s: %w", op, name, err)
+}

@@ -72,6 +72,7 @@ type Addr struct {
 	NoPrefix bool         // no route for the prefix
 	Peer     netip.Prefix // point to point; zero: none
 	Scope    Scope
+	Index    int // of the device, as read
 }
 
 // Scope is the scope of an address or route (RT_SCOPE_*).
@@ -159,7 +160,10 @@ type FDB struct {
 	MAC    vnet.MAC
 	Dst    netip.Addr // vxlan: where frames to MAC go
 	Master bool       // in the bridge's table, for port Dev
-	State  NeighState // Permanent is the default when adding, NoARP (static) for Master entries that may not age but may be no address of ours
+	State  NeighState
+	// As read: the device's index, and whether a control plane said so.
+	Index      int
+	ExtLearned bool
 }
 
 // LinkEvent is a change of a device.
@@ -179,7 +183,10 @@ type Flow struct {
 	Mark    uint32
 	Status  uint32 // IPS_* bits
 	Timeout uint32 // seconds
-	raw     []byte
+
+	family uint8
+	orig   []byte // CTA_TUPLE_ORIG as read
+	id     []byte
 }
 
 // Tuple is one direction of a flow. For ICMP SrcPort is the id and DstPort is
