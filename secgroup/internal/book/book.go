@@ -6,6 +6,7 @@ package book
 
 import (
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -214,6 +215,33 @@ func (b *Book) PortsIn(group string) []string {
 	}
 	return nil
 }
+
+// HasMember reports whether some port of the group is called by exactly this
+// prefix.
+func (b *Book) HasMember(group string, p netip.Prefix) bool {
+	m := b.in[group]
+	return m != nil && m.set.n[p] > 0
+}
+
+// Members yields the prefixes that ports of the group are called by, each
+// once, in no order.
+func (b *Book) Members(group string) iter.Seq[netip.Prefix] {
+	return func(yield func(netip.Prefix) bool) {
+		if m := b.in[group]; m != nil {
+			for p := range m.set.n {
+				if !yield(p) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Referred reports whether a rule refers to the group.
+func (b *Book) Referred(group string) bool { return len(b.ruleOf[group]) > 0 }
+
+// AddressGroupReferred reports whether a rule refers to the address group.
+func (b *Book) AddressGroupReferred(id string) bool { return len(b.ruleOfA[id]) > 0 }
 
 // Referrers returns the groups whose rules refer to the group, sorted.
 func (b *Book) Referrers(group string) []string { return slices.Sorted(maps.Keys(b.ruleOf[group])) }
