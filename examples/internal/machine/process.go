@@ -31,6 +31,12 @@ type Process struct {
 
 // Processes lists the processes with the role, or with any when it is empty.
 func (m *Machine) Processes(role string) []Process {
+	return m.processes(func(p Process) bool { return p.Role != "" && (role == "" || p.Role == role) })
+}
+
+// processes lists those that match. A process without our environment has an
+// empty role.
+func (m *Machine) processes(match func(Process) bool) []Process {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil
@@ -41,62 +47,90 @@ func (m *Machine) Processes(role string) []Process {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		if r, ok := m.role(pid); ok && (role == "" || r == role) {
-			out = append(out, Process{pid, r})
+		if p := (Process{pid, m.role(pid)}); match(p) {
+			out = append(out, p)
 		}
 	}
 	return out
 }
 
-func (m *Machine) role(pid int) (string, bool) {
+// role reads a process's role out of its environment.
+func (m *Machine) role(pid int) string {
 	env, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "environ"))
 	if err != nil || len(env) == 0 {
-		return "", false
+		return ""
 	}
 	vars := bytes.Split(env, []byte{0})
 	if !slices.ContainsFunc(vars, func(v []byte) bool { return string(v) == dirVar+"="+m.Dir }) {
-		return "", false
+		return ""
 	}
 	for _, v := range vars {
 		if r, ok := strings.CutPrefix(string(v), roleVar+"="); ok {
-			return r, true
+			return r
 		}
 	}
-	return "", false
+	return ""
 }
 
 // Kill ends the processes with the role, or all when it is empty, and waits
-// until they are gone.
+// until they are gone. With a machine goes whatever runs in its namespace:
+// some DHCP clients forget their environment.
 func (m *Machine) Kill(role string) error {
+	inside := map[uint64]bool{} // inodes of namespaces
+	var paths []string
+	if vm, ok := strings.CutPrefix(role, "vm "); ok {
+		paths = append(paths, m.VMNS(vm))
+	} else if role == "" {
+		names, err := listNS(m.prefix() + "vm.")
+		if err != nil {
+			return err
+		}
+		for _, n := range names {
+			paths = append(paths, filepath.Join(NetnsDir, n))
+		}
+	}
+	for _, p := range paths {
+		var st unix.Stat_t
+		if exists(p) && unix.Stat(p, &st) == nil {
+			inside[st.Ino] = true
+		}
+	}
+	match := func(p Process) bool {
+		if p.Role != "" && (role == "" || p.Role == role) {
+			return true
+		}
+		var st unix.Stat_t
+		return len(inside) > 0 && unix.Stat(filepath.Join("/proc", strconv.Itoa(p.PID), "ns/net"), &st) == nil && inside[st.Ino]
+	}
 	var errs []error
 	// A process may have started another meanwhile: look until there is none.
 	for range 10 {
-		procs := m.Processes(role)
+		procs := m.processes(match)
 		if len(procs) == 0 {
 			return errors.Join(errs...)
 		}
 		for _, p := range procs {
-			errs = append(errs, m.kill(p))
+			errs = append(errs, m.kill(p.PID, match))
 		}
 	}
 	return errors.Join(append(errs, errors.New("processes do not end"))...)
 }
 
-func (m *Machine) kill(p Process) error {
-	fd, err := unix.PidfdOpen(p.PID, 0)
+func (m *Machine) kill(pid int, match func(Process) bool) error {
+	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("process %d: %w", p.PID, err)
+		return fmt.Errorf("process %d: %w", pid, err)
 	}
 	defer unix.Close(fd)
 	// The number may be another's since it was listed; the descriptor is not.
-	if r, ok := m.role(p.PID); !ok || r != p.Role {
+	if !match(Process{pid, m.role(pid)}) {
 		return nil
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("process %d: %w", p.PID, err)
+		return fmt.Errorf("process %d: %w", pid, err)
 	}
 	for {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 5000)
@@ -104,7 +138,7 @@ func (m *Machine) kill(p Process) error {
 			continue
 		}
 		if err != nil || n == 0 {
-			return fmt.Errorf("process %d does not end: %v", p.PID, err)
+			return fmt.Errorf("process %d does not end: %v", pid, err)
 		}
 		return nil
 	}

@@ -328,7 +328,7 @@ func (b *builder) makeNetworks() {
 		} else if n.PhysicalNW != "" {
 			b.bad(path+".provider:physical_network", "only flat and vlan networks are on one")
 		}
-		room := b.c.UnderlayMTU - overhead(on.Segment.Type, b.c.Underlay.Addr())
+		room := b.c.UnderlayMTU - overlay.Overhead(on.Segment.Type, b.c.Underlay.Addr())
 		switch {
 		case n.MTU == 0:
 			on.MTU = room
@@ -348,15 +348,6 @@ func (b *builder) makeNetworks() {
 			b.c.All.Overlay.Networks = append(b.c.All.Overlay.Networks, on)
 		}
 	}
-}
-
-// overhead is the bytes that carrying a segment adds to an IP packet.
-func overhead(t overlay.SegmentType, endpoint netip.Addr) int {
-	n := map[overlay.SegmentType]int{overlay.VXLAN: 50, overlay.Geneve: 58}[t]
-	if n > 0 && endpoint.Is6() {
-		n += 20
-	}
-	return n
 }
 
 func (b *builder) makeSubnet(n *network, s Subnet, path string) *subnet {

@@ -113,11 +113,11 @@ func (c *client) all(ctx context.Context, dir string) (*Metadata, error) {
 	if _, err := c.do(ctx, "GET", "/openstack"); err != nil {
 		return nil, err
 	}
-	b, err := c.do(ctx, "GET", "/openstack/latest/meta_data.json")
+	meta, err := c.do(ctx, "GET", "/openstack/latest/meta_data.json")
 	if err != nil {
 		return nil, err
 	}
-	if err := json.Unmarshal(b, &doc); err != nil {
+	if err := json.Unmarshal(meta, &doc); err != nil {
 		return nil, fmt.Errorf("meta_data.json: %w", err)
 	}
 	md := &Metadata{URL: c.base, UUID: doc.UUID, Name: doc.Name, Hostname: doc.Hostname, Project: doc.Project, Meta: doc.Meta}
@@ -164,7 +164,7 @@ func (c *client) all(ctx context.Context, dir string) (*Metadata, error) {
 		}
 		*to = string(b)
 	}
-	for name, b := range map[string][]byte{"meta_data.json": b, "user-data": user, "network_data.json": nd, "authorized_keys": []byte(authorized.String())} {
+	for name, b := range map[string][]byte{"meta_data.json": meta, "user-data": user, "network_data.json": nd, "authorized_keys": []byte(authorized.String())} {
 		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
 			return nil, err
 		}
