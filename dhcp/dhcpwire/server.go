@@ -230,9 +230,10 @@ func (s *Server) dropReservation(id string, keep []netip.Addr) {
 	s.leasesMu.Lock()
 	defer s.leasesMu.Unlock()
 	for _, ip := range r.IPs {
-		if s.ips[ip] == r {
-			delete(s.ips, ip)
+		if s.ips[ip] != r {
+			continue // another's already
 		}
+		delete(s.ips, ip)
 		if !slices.Contains(keep, ip) {
 			delete(s.leases, ip)
 		}
