@@ -41,7 +41,7 @@ type Features struct {
 	Segments map[SegmentType]bool // false or absent: refused
 	// Missing says for a refused type what would provide it, for people.
 	Missing map[SegmentType]string
-	Central  bool                 // one backend writes for all hosts; RemotePorts are not needed
+	Central bool // one backend writes for all hosts; RemotePorts are not needed
 }
 
 // RemoteBackend is implemented by backends that run per host and must be
