@@ -67,7 +67,7 @@ func (w *world) dial(from, network string, to netip.Addr, port uint16) (net.Conn
 
 // echo sends a message and waits for it to come back.
 func echo(c net.Conn, within time.Duration) error {
-	msg := fmt.Appendf(nil, "message %d of a long conversation", tags.Add(1))
+	msg := fmt.Appendf(nil, "message %010d of a long conversation", tags.Add(1))
 	if err := c.SetDeadline(time.Now().Add(within)); err != nil {
 		return err
 	}
