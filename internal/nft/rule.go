@@ -223,8 +223,8 @@ func LimitTo(rate uint64, burst uint32) Stmt { return limit{rate, burst, false} 
 // ClampMSS lowers the MSS of a TCP SYN to what the route's MTU allows.
 func ClampMSS() Stmt { return clampMSS{} }
 
-// RejectReset answers TCP with a reset and others with an ICMP port
-// unreachable (families inet, ip, ip6; input, forward and output hooks).
+// Reject answers with an ICMP port unreachable (families inet, ip, ip6; input,
+// forward and output hooks).
 func Reject() Stmt { return reject{} }
 
 // Verdict ends a rule. It is also the data of a verdict map.

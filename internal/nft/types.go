@@ -1,11 +1,6 @@
 package nft
 
-import (
-	"fmt"
-	"net/netip"
-
-	"github.com/vnet-go/vnet"
-)
+import "fmt"
 
 // Family is the address family of a table.
 type Family uint8
@@ -79,6 +74,9 @@ type Element struct {
 	Key []any
 	// Data has one value per component of a map's data, or one [Verdict].
 	Data []any
+	// Comment is kept beside the element, at most 127 bytes. An element that
+	// differs in nothing else is not written again.
+	Comment string
 }
 
 // Key returns an element of a set.
@@ -147,10 +145,3 @@ type Chain struct {
 	Base  *Hook // nil: a chain to jump to
 	Rules []Rule
 }
-
-// Disjoint returns prefixes as ranges that neither overlap nor touch, sorted:
-// what an interval set wants. All must be of one family.
-func Disjoint(prefixes []netip.Prefix) []Range { return disjoint(prefixes) }
-
-// mac is used by value encoding.
-type mac = vnet.MAC
