@@ -179,9 +179,23 @@ func (b *builder) build() *Cloud {
 	b.makeDHCP()
 	b.makeProbe()
 	if len(b.problems) == 0 {
+		b.accept()
+	}
+	if len(b.problems) == 0 {
 		b.split()
 	}
 	return c
+}
+
+// accept asks the contracts themselves, whose rules are more than are checked
+// here. Routers stand in their state as they stand in the file; of the other
+// states only the field is known, not the line.
+func (b *builder) accept() {
+	s := &b.c.All
+	b.contract("", s.Router.Validate())
+	for part, v := range map[string]interface{ Validate() error }{"overlay": s.Overlay, "secgroup": s.SecGroup, "dhcp": s.DHCP} {
+		b.contract(part, v.Validate())
+	}
 }
 
 func (b *builder) hosts() {
@@ -526,6 +540,7 @@ func (b *builder) rule(r Rule, path string) (secgroup.Rule, bool) {
 // contract reports what the subsystems' own validation found, at the line of path.
 func (b *builder) contract(path string, err error) {
 	switch e := err.(type) {
+	case nil:
 	case interface{ Unwrap() []error }:
 		for _, x := range e.Unwrap() {
 			b.contract(path, x)
@@ -536,6 +551,8 @@ func (b *builder) contract(path string, err error) {
 			reason = fmt.Sprintf("%q %s", e.Value, e.Reason)
 		}
 		b.bad(join(path, e.Field), "%s", reason)
+	case *vnet.OpError:
+		b.contract(path, e.Err)
 	default:
 		b.bad(path, "%v", err)
 	}
