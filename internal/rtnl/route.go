@@ -61,6 +61,13 @@ func fromRoute(r netlink.Route, names map[int]string, fam int) Route {
 	if !x.Dst.IsValid() {
 		x.Dst = defaultRoute(fam == netlink.FAMILY_V6)
 	}
+	for i, hop := range r.MultiPath {
+		if i == 0 {
+			x.Via = fromIP(hop.Gw)
+		} else {
+			x.More = append(x.More, fromIP(hop.Gw))
+		}
+	}
 	return x
 }
 
@@ -96,6 +103,12 @@ func (c *Conn) toRoute(r Route) (*netlink.Route, error) {
 		x.LinkIndex = l.Index
 		if !r.Via.IsValid() && r.Dst.Addr().Is4() && r.Scope == 0 {
 			x.Scope = netlink.SCOPE_LINK
+		}
+	}
+	if len(r.More) > 0 {
+		x.Gw, x.LinkIndex = nil, 0
+		for _, via := range append([]netip.Addr{r.Via}, r.More...) {
+			x.MultiPath = append(x.MultiPath, &netlink.NexthopInfo{Gw: toIP(via)})
 		}
 	}
 	return x, nil

@@ -107,7 +107,7 @@ const (
 	ProtoVnet   uint8 = 77
 )
 
-// Route is a route with one next hop.
+// Route is a route.
 type Route struct {
 	Dst      netip.Prefix // 0.0.0.0/0 or ::/0 for the default
 	Via      netip.Addr   // zero: on link
@@ -119,6 +119,9 @@ type Route struct {
 	Protocol uint8     // zero: ProtoVnet when adding
 	Scope    Scope
 	OnLink   bool // Via is taken to be on Dev without a route to it
+	// More are the further next hops of a multipath route, all with the same
+	// weight; Via is the first, and Dev is not used.
+	More []netip.Addr
 }
 
 // Rule is a policy routing rule.
