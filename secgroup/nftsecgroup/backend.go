@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/internal/nft"
 	"github.com/vnet-go/vnet/internal/sysctl"
@@ -16,7 +18,12 @@ import (
 )
 
 // Options of a [Backend]. The zero value and nil are the same.
-type Options struct{}
+type Options struct {
+	// Metrics gets vnet_secgroup_connections_ended_total,
+	// vnet_secgroup_connection_walks_total and vnet_secgroup_objects{kind}, each
+	// with the host as label. Nil: none.
+	Metrics prometheus.Registerer
+}
 
 // Backend enforces security groups on one host. Its methods may be called
 // from several goroutines.
@@ -30,9 +37,11 @@ type Backend struct {
 	facts *facts // nil: to be read from the kernel
 	// valid are the revisions of the kernel's record that facts are right for:
 	// the one last written, and with a batch those before it.
-	valid    map[uint32]bool
-	rev      uint32
+	valid map[uint32]bool
+	rev   uint32
+
 	recorder recorder
+	metrics  *metrics
 }
 
 var (
@@ -44,7 +53,7 @@ var (
 // New returns a backend that writes through t. It writes nothing by itself.
 // [vnet.UnsupportedError] when the kernel can track bridged connections
 // neither in family bridge nor through br_netfilter.
-func New(t linux.Target, _ *Options) (*Backend, error) {
+func New(t linux.Target, o *Options) (*Backend, error) {
 	if t == nil {
 		return nil, &vnet.FieldError{Field: "target", Reason: "is nil"}
 	}
@@ -54,7 +63,15 @@ func New(t linux.Target, _ *Options) (*Backend, error) {
 	if !bridge && !f.BrNetfilter {
 		return nil, &vnet.UnsupportedError{Feature: "connection tracking of bridged packets", Backend: "nftsecgroup", Need: "kernel module nf_conntrack_bridge or br_netfilter"}
 	}
-	return &Backend{t: t, h: h, l: newLayout(h.BridgeTable(), h.InetTable(), bridge), since: time.Now()}, nil
+	var r prometheus.Registerer
+	if o != nil {
+		r = o.Metrics
+	}
+	m, err := newMetrics(r, h.Name())
+	if err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	return &Backend{t: t, h: h, l: newLayout(h.BridgeTable(), h.InetTable(), bridge), since: time.Now(), metrics: m}, nil
 }
 
 // Health implements [secgroup.Backend].
@@ -306,6 +323,7 @@ func (b *Backend) apply(ctx context.Context, changes []change) error {
 		b.valid = map[uint32]bool{}
 	}
 	b.valid[b.rev] = true
+	b.metrics.count(b.facts)
 	return nil
 }
 

@@ -203,7 +203,9 @@ func (b *Backend) zones(ctx context.Context, networks map[string]bool) (map[uint
 // the transaction.
 func (b *Backend) end(dead func(rtnl.Flow) bool) linux.Step {
 	return linux.Step{Phase: linux.FilterDel, Do: func(ctx context.Context) error {
+		b.metrics.walks.Inc()
 		n, err := b.h.NS().DeleteConntrack(ctx, dead)
+		b.metrics.ended.Add(float64(n))
 		if err != nil {
 			return fmt.Errorf("end connections: %w", err)
 		}

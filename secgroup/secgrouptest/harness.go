@@ -17,6 +17,9 @@ type Harness struct {
 	Make func(t testing.TB, n int) []Host
 	// NoPackets leaves out rings 2 and 3, for backends that carry none.
 	NoPackets bool
+	// Slow makes the suite wait longer for what must not arrive, and draw less
+	// at random: for emulated machines.
+	Slow bool
 }
 
 // Host is one hypervisor with the backend on it.

@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/internal/lab"
 	"github.com/vnet-go/vnet/secgroup"
@@ -27,26 +29,60 @@ type round struct {
 
 func runPackets(t *testing.T, h Harness) {
 	w := newWorld(t, h, false)
+	in := func(t *testing.T, f func()) {
+		outer := w.t
+		w.t = t
+		defer func() { w.t = outer }()
+		f()
+	}
+	t.Run("born closed", func(t *testing.T) {
+		t.Log("A port that wants filtering passes nothing in either direction until its filters stand.")
+		in(t, func() {
+			w.check(t, []probe{
+				{"out", "a", "d", tcp(80), false, false}, {"in", "d", "a", tcp(80), true, false}, {"between", "a", "b", udp(80), false, false},
+				{"DHCP request", "a", "d", dst(src(udpFrom(68, 67), "0.0.0.0"), "255.255.255.255"), false, false},
+				{"from another host", "c", "d", udp(1), false, false}, {"to another host", "d", "c", udp(1), false, false},
+			})
+			w.sync(secgroup.State{Groups: []secgroup.Group{all(both, secgroup.Ingress, secgroup.Egress)}, Ports: []secgroup.Port{w.port("a", both)}})
+			w.check(t, []probe{{"filled", "a", "d", tcp(80), false, true}, {"filled", "d", "a", tcp(80), true, true}, {"still closed", "a", "b", udp(80), false, false}, {"still closed", "b", "d", udp(80), true, false}})
+		})
+	})
 	for _, c := range packetCases() {
 		t.Run(c.Name, func(t *testing.T) {
 			t.Log(c.Says)
-			outer := w.t
-			w.t = t
-			defer func() { w.t = outer }()
-			s := c.state(w)
-			w.sync(s)
-			for i, r := range c.rounds(w) {
-				if r.do != nil {
-					r.do(w)
+			in(t, func() {
+				s := c.state(w)
+				w.sync(s)
+				for i, r := range c.rounds(w) {
+					if r.do != nil {
+						r.do(w)
+					}
+					w.check(t, r.probes)
+					if t.Failed() {
+						t.Logf("round %d, state %s", i+1, stateText(s))
+						return
+					}
 				}
-				w.check(t, r.probes)
-				if t.Failed() {
-					t.Logf("round %d, state %s", i+1, stateText(s))
-					return
-				}
-			}
+			})
 		})
 	}
+	t.Run("plugged again", func(t *testing.T) {
+		t.Log("A port may be ensured before or after its device is plugged.")
+		in(t, func() {
+			w.sync(secgroup.State{Groups: []secgroup.Group{all(both, secgroup.Ingress, secgroup.Egress)}, Ports: []secgroup.Port{w.port("a", both), w.port("b", both)}})
+			a := w.vms["a"]
+			require.NoError(t, w.hosts[a.host].Overlay.Unplug(w.ctx, "a"))
+			w.plug(a)
+			w.check(t, []probe{{"out", "a", "b", tcp(80), false, true}, {"in", "b", "a", tcp(80), true, true}, {"not its own", "a", "b", src(udp(80), "10.0.0.77"), false, false}})
+		})
+	})
+	t.Run("closed again", func(t *testing.T) {
+		t.Log("DeletePort ends the filtering; a device that was to be filtered is closed from then on.")
+		in(t, func() {
+			w.each(func(e *secgroup.Enforcer) error { return e.DeletePort(w.ctx, "a") })
+			w.check(t, []probe{{"out", "a", "d", tcp(80), false, false}, {"in", "d", "a", udp(80), true, false}, {"others", "b", "d", tcp(80), false, true}})
+		})
+	})
 	t.Run("sockets", func(t *testing.T) { runSockets(t, h) })
 }
 

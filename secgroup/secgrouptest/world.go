@@ -32,6 +32,8 @@ type world struct {
 	enf   []*secgroup.Enforcer
 	vms   map[string]*vm
 	over  overlay.State // of all hosts; RemotePorts left out
+	// quiet is how long after the last expected frame an unwanted one may still come.
+	quiet time.Duration
 }
 
 type vm struct {
@@ -62,7 +64,10 @@ func worldVMs() []*vm {
 // without, only frames made by hand come from them.
 func newWorld(t testing.TB, h Harness, addresses bool) *world {
 	t.Helper()
-	w := &world{t: t, ctx: context.WithoutCancel(t.Context()), hosts: h.Make(t, 2), vms: map[string]*vm{}}
+	w := &world{t: t, ctx: context.WithoutCancel(t.Context()), hosts: h.Make(t, 2), vms: map[string]*vm{}, quiet: 50 * time.Millisecond}
+	if h.Slow {
+		w.quiet *= 4
+	}
 	for _, host := range w.hosts {
 		e, err := secgroup.New(host.SecGroup, nil)
 		require.NoError(t, err)
@@ -95,16 +100,22 @@ func newWorld(t testing.TB, h Harness, addresses bool) *world {
 		require.NoError(t, f.Sync(w.ctx, s, vnet.SyncOptions{}))
 	}
 	for _, v := range w.vms {
-		_, err := w.hosts[v.host].Overlay.Plug(w.ctx, overlay.Attachment{PortID: v.name, Kind: overlay.Veth, Name: "eth0", Netns: v.Path})
-		require.NoError(t, err)
-		v.Up("eth0")
+		w.plug(v)
 		if addresses {
 			v.Addr("eth0", v.v4.String()+"/16")
 			v.Addr("eth0", v.v6.String()+"/64")
 		}
-		v.cap = v.Capture("eth0")
 	}
 	return w
+}
+
+// plug gives a machine its device.
+func (w *world) plug(v *vm) {
+	w.t.Helper()
+	_, err := w.hosts[v.host].Overlay.Plug(w.ctx, overlay.Attachment{PortID: v.name, Kind: overlay.Veth, Name: "eth0", Netns: v.Path})
+	require.NoError(w.t, err)
+	v.Up("eth0")
+	v.cap = v.Capture("eth0")
 }
 
 // sync gives every host the state.
@@ -202,9 +213,6 @@ func is(sent lab.Frame) func(lab.Frame) bool {
 	}
 }
 
-// quiet is how long after the last expected frame an unwanted one may still come.
-const quiet = 60 * time.Millisecond
-
 // send sends all probes and returns, for each, whether it arrived.
 func (w *world) send(probes []probe) []bool {
 	w.t.Helper()
@@ -220,10 +228,10 @@ func (w *world) send(probes []probe) []bool {
 	got := make([]bool, len(probes))
 	for i, p := range probes {
 		if p.pass {
-			_, got[i] = w.vms[p.to].cap.Find(time.Second, is(p.frame))
+			_, got[i] = w.vms[p.to].cap.Find(20*w.quiet, is(p.frame))
 		}
 	}
-	time.Sleep(quiet)
+	time.Sleep(w.quiet)
 	for i, p := range probes {
 		if !p.pass {
 			_, got[i] = w.vms[p.to].cap.Find(0, is(p.frame))

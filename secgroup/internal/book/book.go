@@ -77,6 +77,11 @@ func (b *Book) State() secgroup.State {
 // Len is the number of objects in b.
 func (b *Book) Len() int { return len(b.groups) + len(b.ags) + len(b.ports) }
 
+// Count is the number of groups, address groups and ports in b.
+func (b *Book) Count() (groups, addressGroups, ports int) {
+	return len(b.groups), len(b.ags), len(b.ports)
+}
+
 // Group returns the group, nil when there is none.
 func (b *Book) Group(id string) *secgroup.Group {
 	if g := b.groups[id]; g != nil {
