@@ -121,12 +121,12 @@ func (b *Backend) networkSteps(ctx context.Context, n overlay.Network) ([]linux.
 		c.Verb = vnet.Create
 		c.Diff = []string{"segment: " + n.Segment.String(), fmt.Sprintf("mtu: %d", mtu)}
 		w.step(linux.LinkAdd, func(context.Context) error {
-			return rt.AddLink(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: br, HardwareAddr: mac.HardwareAddr(), MTU: mtu}})
+			// Without a querier snooping would keep router advertisements from
+			// ports that have not asked for them.
+			snooping := false
+			return rt.AddLink(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: br, HardwareAddr: mac.HardwareAddr(), MTU: mtu}, MulticastSnooping: &snooping})
 		}, func(context.Context) error { return rt.DelLink(br) })
 		w.step(linux.LinkAdd, func(context.Context) error { return rt.SetAlias(br, alias) }, nil)
-		// Without a querier snooping would keep router advertisements from ports
-		// that have not asked for them.
-		w.step(linux.LinkAdd, func(context.Context) error { return rt.SetMulticastSnooping(br, false) }, nil)
 		w.sysctl(linux.LinkAdd, bridgeSysctls(br))
 	} else {
 		if bridge.Kind != "bridge" {
@@ -138,7 +138,6 @@ func (b *Backend) networkSteps(ctx context.Context, n overlay.Network) ([]linux.
 			}
 			w.differ("half made", "", "finished", vnet.ImpactNone) // we were killed between making and signing it
 			w.step(linux.LinkAdd, func(context.Context) error { return rt.SetAlias(br, alias) }, nil)
-			w.step(linux.LinkAdd, func(context.Context) error { return rt.SetMulticastSnooping(br, false) }, nil)
 		}
 		if bridge.MAC != mac {
 			w.differ("bridge mac", bridge.MAC, mac, vnet.ImpactSome)
