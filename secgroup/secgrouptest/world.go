@@ -89,7 +89,12 @@ func newWorld(t testing.TB, h Harness, addresses bool) *world {
 			Filtered: v.name != "d", Host: w.hosts[v.host].Name})
 	}
 	for i, host := range w.hosts {
-		s := w.over
+		s := overlay.State{Networks: w.over.Networks}
+		for _, p := range w.over.Ports {
+			if p.Host == host.Name {
+				s.Ports = append(s.Ports, p)
+			}
+		}
 		for _, v := range w.vms {
 			if v.host != i {
 				s.RemotePorts = append(s.RemotePorts, overlay.RemotePort{ID: v.name, NetworkID: v.net, MAC: v.mac, IPs: []netip.Addr{v.v4, v.v6}, Endpoint: w.hosts[v.host].Endpoint})
