@@ -1,0 +1,422 @@
+package linuxrouter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vnet-go/vnet"
+	"github.com/vnet-go/vnet/internal/rtnl"
+	"github.com/vnet-go/vnet/internal/sysctl"
+	"github.com/vnet-go/vnet/linux"
+	"github.com/vnet-go/vnet/router"
+)
+
+// routerSysctls make a namespace a router. Those of "default" are for the
+// devices to come: addresses are given by us and not made or learned.
+var routerSysctls = []sysctl.KV{
+	{Key: "net/ipv4/ip_forward", Value: "1"},
+	{Key: "net/ipv6/conf/all/forwarding", Value: "1"},
+	{Key: "net/ipv6/conf/default/forwarding", Value: "1"},
+	{Key: "net/ipv6/conf/default/accept_ra", Value: "0"},
+	{Key: "net/ipv6/conf/default/addr_gen_mode", Value: "1"},
+	{Key: "net/ipv4/conf/all/arp_ignore", Value: "1"},
+	{Key: "net/ipv4/conf/all/arp_announce", Value: "2"},
+	{Key: "net/ipv4/conf/all/send_redirects", Value: "0"},
+	{Key: "net/ipv4/conf/default/send_redirects", Value: "0"},
+	{Key: "net/ipv4/conf/all/rp_filter", Value: "0"},
+	{Key: "net/ipv4/conf/default/rp_filter", Value: "0"},
+	// The middle of a connection that is not tracked cannot be translated.
+	{Key: "net/netfilter/nf_conntrack_tcp_loose", Value: "0"},
+}
+
+// port is a router's port of either kind.
+type port struct {
+	kind    string // "interface" or "gateway"
+	id      string
+	network string
+	mac     vnet.MAC
+	addrs   []netip.Prefix
+	mtu     int
+	extra   map[netip.Addr]bool // further addresses, which [nat] is about
+}
+
+func ports(r router.Router, n nat) (out []port) {
+	for _, i := range r.Interfaces {
+		out = append(out, port{"interface", i.PortID, i.NetworkID, i.MAC, i.Addresses, i.MTU, nil})
+	}
+	if g := r.Gateway; g != nil {
+		out = append(out, port{"gateway", g.PortID, g.NetworkID, g.MAC, g.Addresses, g.MTU, n.extra(g)})
+	}
+	return out
+}
+
+func (b *Backend) outer(portID string) string { return b.h.LinkName("r", portID) } // on the bridge
+func (b *Backend) inner(portID string) string { return b.h.LinkName("i", portID) } // in the namespace
+
+// namespace returns a router's namespace, and whether it stands.
+func (b *Backend) namespace(ctx context.Context, id string) (*linux.Namespace, bool, error) {
+	name := b.h.NetnsName(vnet.PartRouter, id)
+	ns, err := b.h.Namespace(ctx, name)
+	if errors.Is(err, vnet.ErrNotFound) {
+		return b.h.NamespaceRef(name), false, nil
+	}
+	return ns, err == nil, err
+}
+
+// routerSteps returns what has to be done for r to stand. n is what is
+// translated besides. With add, what is to be translated is written too, where
+// it is missing.
+func (b *Backend) routerSteps(ctx context.Context, r router.Router, n nat, add bool) ([]linux.Step, error) {
+	ns, stands, err := b.namespace(ctx, r.ID)
+	if err != nil {
+		return nil, err
+	}
+	w := b.work(vnet.Update, "router", r.ID)
+	name := b.h.NetnsName(vnet.PartRouter, r.ID)
+	if !stands {
+		w.c.Verb = vnet.Create
+		w.steps = append(w.steps, linux.Step{Phase: linux.LinkAdd,
+			Do:   func(ctx context.Context) error { _, err := b.h.CreateNamespace(ctx, name); return err },
+			Undo: func(ctx context.Context) error { return b.h.DeleteNamespace(ctx, name) }})
+	}
+	kvs := routerSysctls
+	if stands {
+		if kvs, err = ns.Sysctl().Differ(routerSysctls...); err != nil {
+			return nil, err
+		}
+		if len(kvs) > 0 {
+			w.differ("settings", "missing", len(kvs), vnet.ImpactSome)
+		}
+	}
+	if len(kvs) > 0 {
+		w.step(linux.LinkAdd, func(context.Context) error { _, err := ns.Sysctl().Set(kvs...); return err })
+	}
+	for _, p := range ports(r, n) {
+		if err := b.portSteps(w, ns, stands, r, p, add); err != nil {
+			return nil, fmt.Errorf("%s %s: %w", p.kind, p.id, err)
+		}
+	}
+	if stands {
+		if err := b.oldPorts(w, ns, r); err != nil {
+			return nil, err
+		}
+	}
+	if err := b.routeSteps(w, ns, stands, r); err != nil {
+		return nil, err
+	}
+	if err := b.chainSteps(ctx, w, ns, stands, r); err != nil {
+		return nil, err
+	}
+	steps := w.done()
+	if add {
+		was, err := b.standingNAT(ctx, r.ID)
+		if err != nil {
+			return nil, err
+		}
+		// What this process has not been told of is left alone.
+		told := map[string]bool{}
+		for _, f := range n.fips {
+			told["fip "+f.ID] = true
+		}
+		for _, f := range n.forwards {
+			told["forward "+f.ID] = true
+		}
+		was.fips = slices.DeleteFunc(was.fips, func(f router.FloatingIP) bool { return !told["fip "+f.ID] })
+		was.forwards = slices.DeleteFunc(was.forwards, func(f router.PortForward) bool { return !told["forward "+f.ID] })
+		st, err := b.natSteps(ctx, r, was, n)
+		if err != nil {
+			return nil, err
+		}
+		steps = append(steps, st...)
+	}
+	return steps, nil
+}
+
+// portSteps makes or mends one port.
+func (b *Backend) portSteps(w *work, ns *linux.Namespace, stands bool, r router.Router, p port, add bool) error {
+	rt, in := b.h.NS().RTNL(), ns.RTNL()
+	outer, inner, br := b.outer(p.id), b.inner(p.id), b.h.NetworkDevice(p.network)
+	bridge, err := link(rt, br)
+	if err != nil {
+		return err
+	}
+	if _, pending := b.t.Pending(vnet.PartOverlay, "network", p.network); bridge == nil && !pending {
+		return fmt.Errorf("network %s: %w", p.network, vnet.ErrNotFound)
+	}
+	o, err := link(rt, outer)
+	if err != nil {
+		return err
+	}
+	alias := b.h.Alias(vnet.PartRouter, "port", p.id)
+	if o != nil && o.Alias != "" && o.Alias != alias {
+		return fmt.Errorf("device %s is %q: %w", outer, o.Alias, vnet.ErrConflict)
+	}
+	var l *rtnl.Link
+	if stands {
+		if l, err = link(in, inner); err != nil {
+			return err
+		}
+	}
+	if l != nil && o == nil { // half of a pair cannot be; somebody moved the other away
+		return fmt.Errorf("device %s: %w", outer, vnet.ErrNotFound)
+	}
+	if o != nil && l == nil { // a pair to a namespace that went, or of another router
+		w.step(linux.LinkAdd, func(context.Context) error { return rt.DelLink(outer) })
+		o = nil
+	}
+	mtu := func() (int, error) {
+		if p.mtu != 0 {
+			return p.mtu, nil
+		}
+		l, err := rt.Link(br) // of this same commit, perhaps
+		return l.MTU, err
+	}
+	if l == nil {
+		w.c.Diff = append(w.c.Diff, fmt.Sprintf("%s %s: new, %v on network %s", p.kind, p.id, p.addrs, p.network))
+		w.steps = append(w.steps, linux.Step{Phase: linux.LinkAdd, Do: func(context.Context) error {
+			m, err := mtu()
+			if err != nil {
+				return err
+			}
+			return rt.AddVeth(outer, inner, ns, vnet.MAC{}, p.mac, m)
+		}, Undo: func(context.Context) error { return rt.DelLink(outer) }})
+	} else if l.MAC != p.mac {
+		w.differ(p.kind+" "+p.id+" mac", l.MAC, p.mac, vnet.ImpactSome)
+		w.step(linux.Configure, func(context.Context) error { return in.SetMAC(inner, p.mac) })
+	}
+	if o == nil || o.Alias != alias {
+		w.step(linux.LinkAdd, func(context.Context) error { return rt.SetAlias(outer, alias) })
+		w.step(linux.LinkAdd, func(context.Context) error {
+			_, err := b.h.NS().Sysctl().Set(sysctl.KV{Key: "net/ipv6/conf/" + outer + "/disable_ipv6", Value: "1"})
+			return err
+		})
+		w.step(linux.LinkAdd, func(context.Context) error { return in.SetAlias(inner, b.h.Alias(vnet.PartRouter, p.kind, p.id)) })
+	}
+	if o != nil && (bridge == nil || o.Master != bridge.Index) {
+		w.differ(p.kind+" "+p.id+" network", "another", p.network, vnet.ImpactSome)
+	}
+	if o == nil || bridge == nil || o.Master != bridge.Index {
+		w.step(linux.Connect, func(context.Context) error { return rt.SetMaster(outer, br) })
+	}
+	if l != nil {
+		m, err := mtu()
+		if err != nil {
+			return err
+		}
+		if l.MTU != m || o != nil && o.MTU != m {
+			w.differ(p.kind+" "+p.id+" mtu", l.MTU, m, vnet.ImpactSome)
+			w.step(linux.Connect, func(context.Context) error { return errors.Join(rt.SetMTU(outer, m), in.SetMTU(inner, m)) })
+		}
+	}
+	switch up := l != nil && o != nil && l.Up && o.Up; {
+	case r.AdminDown && o != nil && o.Up:
+		w.differ("admin", "up", "down", vnet.ImpactObject)
+		w.step(linux.Disconnect, func(context.Context) error { return rt.SetDown(outer) })
+	case !r.AdminDown && !up:
+		if o != nil {
+			w.differ(p.kind+" "+p.id, "down", "up", vnet.ImpactObject)
+		}
+		w.step(linux.Connect, func(context.Context) error { return errors.Join(in.SetUp(inner), rt.SetUp(outer)) })
+	}
+	if l == nil && r.AdminDown { // routes need the inner end up
+		w.step(linux.Connect, func(context.Context) error { return in.SetUp(inner) })
+	}
+	return b.addrSteps(w, ns, l != nil, p, add)
+}
+
+// addrSteps gives a port its addresses, announces new ones, and ends the
+// connections that were translated to one that goes.
+func (b *Backend) addrSteps(w *work, ns *linux.Namespace, stands bool, p port, keepHosts bool) error {
+	in, inner := ns.RTNL(), b.inner(p.id)
+	want := map[netip.Prefix]bool{netip.PrefixFrom(p.mac.LinkLocal(), 64): true}
+	for _, a := range p.addrs {
+		want[a] = true
+	}
+	for a := range p.extra {
+		want[netip.PrefixFrom(a, 32)] = true
+	}
+	have := map[netip.Prefix]bool{}
+	if stands {
+		list, err := in.Addrs(inner)
+		if err != nil {
+			return err
+		}
+		for _, a := range list {
+			have[a.Prefix] = true
+		}
+	}
+	var add, del []netip.Prefix
+	for a := range want {
+		if !have[a] {
+			add = append(add, a)
+		}
+	}
+	for a := range have {
+		// Metadata addresses are another part's, and with keepHosts the /32s of
+		// floating IPs that this process has not been told of stay.
+		metadata := a.Addr() == netip.MustParseAddr("fe80::a9fe:a9fe") || a.Addr() == netip.MustParseAddr("fd00:ec2::254") || a.Addr() == netip.MustParseAddr("169.254.169.254")
+		if !want[a] && !metadata && !(keepHosts && p.kind == "gateway" && a.IsSingleIP() && a.Addr().Is4()) {
+			del = append(del, a)
+		}
+	}
+	slices.SortFunc(add, netip.Prefix.Compare)
+	slices.SortFunc(del, netip.Prefix.Compare)
+	for _, a := range add {
+		if stands && !p.extra[a.Addr()] {
+			w.differ(p.kind+" "+p.id, "without", a, vnet.ImpactNone)
+		}
+		w.step(linux.Configure, func(context.Context) error {
+			return in.AddAddr(inner, rtnl.Addr{Prefix: a, NoDAD: a.Addr().Is6()})
+		})
+	}
+	for _, a := range del {
+		w.differ(p.kind+" "+p.id, a, "gone", vnet.ImpactSome)
+		w.step(linux.Disconnect, func(context.Context) error { return in.DelAddr(inner, a) })
+		if p.kind == "gateway" && a.Addr().Is4() {
+			b.endSteps(w, ns, func(f rtnl.Flow) bool { return f.Reply.Dst == a.Addr() || f.Orig.Dst == a.Addr() })
+		}
+	}
+	if len(add) > 0 {
+		var announce []netip.Addr
+		for _, a := range add {
+			announce = append(announce, a.Addr())
+		}
+		w.step(linux.Disconnect, func(context.Context) error { b.announce(ns, inner, p.mac, announce); return nil })
+	}
+	return nil
+}
+
+// endSteps ends connections after everything else has been done.
+func (b *Backend) endSteps(w *work, ns *linux.Namespace, match func(rtnl.Flow) bool) {
+	w.step(linux.FilterDel, func(ctx context.Context) error { _, err := ns.DeleteConntrack(ctx, match); return err })
+}
+
+// oldPorts removes the ports that r has no more.
+func (b *Backend) oldPorts(w *work, ns *linux.Namespace, r router.Router) error {
+	links, err := ns.RTNL().Links()
+	if err != nil {
+		return err
+	}
+	for _, l := range links {
+		part, kind, id, ok := b.h.ParseAlias(l.Alias)
+		if !ok || part != vnet.PartRouter || slices.ContainsFunc(ports(r, nat{}), func(p port) bool { return p.id == id && p.kind == kind }) {
+			continue
+		}
+		w.differ(kind+" "+id, "there", "gone", vnet.ImpactSome)
+		outer := b.outer(id)
+		if kind == "gateway" {
+			addrs, err := ns.RTNL().Addrs(l.Name)
+			if err != nil {
+				return err
+			}
+			had := map[netip.Addr]bool{}
+			for _, a := range addrs {
+				had[a.Prefix.Addr()] = true
+			}
+			b.endSteps(w, ns, func(f rtnl.Flow) bool { return had[f.Reply.Dst] || had[f.Orig.Dst] })
+		}
+		phase := linux.LinkDel
+		if slices.ContainsFunc(ports(r, nat{}), func(p port) bool { return p.id == id }) {
+			phase = linux.FilterAdd // it becomes the other kind: the new one has the same name
+		}
+		w.step(phase, func(context.Context) error { return b.h.NS().RTNL().DelLink(outer) })
+	}
+	return nil
+}
+
+// routeSteps brings the default and extra routes into line.
+func (b *Backend) routeSteps(w *work, ns *linux.Namespace, stands bool, r router.Router) error {
+	in := ns.RTNL()
+	want := wantedRoutes(r, b.inner)
+	var have []rtnl.Route
+	if stands {
+		all, err := in.Routes(0)
+		if err != nil {
+			return err
+		}
+		for _, x := range all {
+			if x.Protocol == rtnl.ProtoVnet {
+				have = append(have, x)
+			}
+		}
+	}
+	for _, x := range want {
+		if slices.ContainsFunc(have, func(h rtnl.Route) bool { return sameRoute(x, h) }) {
+			continue
+		}
+		if stands {
+			w.differ("route "+x.Dst.String(), "not by", x.Via, vnet.ImpactSome)
+		}
+		w.step(linux.Configure, func(context.Context) error { return in.SetRoute(x) })
+	}
+	for _, h := range have {
+		if slices.ContainsFunc(want, func(x rtnl.Route) bool { return x.Dst == h.Dst }) {
+			continue
+		}
+		w.differ("route "+h.Dst.String(), h.Via, "gone", vnet.ImpactSome)
+		w.step(linux.Disconnect, func(context.Context) error { return in.DelRoute(h) })
+	}
+	return nil
+}
+
+func sameRoute(want, have rtnl.Route) bool {
+	hops := func(r rtnl.Route) []netip.Addr {
+		out := append([]netip.Addr{r.Via}, r.More...)
+		slices.SortFunc(out, netip.Addr.Compare)
+		return out
+	}
+	return want.Dst == have.Dst && slices.Equal(hops(want), hops(have))
+}
+
+// wantedRoutes are the default routes and the extra routes of r, those with one
+// destination as one. dev names a port's device.
+func wantedRoutes(r router.Router, dev func(portID string) string) (out []rtnl.Route) {
+	if g := r.Gateway; g != nil {
+		for _, hop := range g.NextHops {
+			dst := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+			if hop.Is6() {
+				dst = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+			}
+			// A next hop outside the subnets is on the link all the same.
+			onLink := !slices.ContainsFunc(g.Addresses, func(p netip.Prefix) bool { return p.Contains(hop) })
+			out = append(out, rtnl.Route{Dst: dst, Via: hop, Dev: dev(g.PortID), OnLink: onLink || hop.IsLinkLocalUnicast()})
+		}
+	}
+	for _, x := range r.Routes {
+		if i := slices.IndexFunc(out, func(o rtnl.Route) bool { return o.Dst == x.Destination }); i >= 0 {
+			if x.Destination.Bits() == 0 && r.Gateway != nil && slices.Contains(r.Gateway.NextHops, out[i].Via) {
+				out[i] = rtnl.Route{Dst: x.Destination, Via: x.NextHop} // an extra default route wins over the gateway's
+				continue
+			}
+			out[i].More = append(out[i].More, x.NextHop)
+			continue
+		}
+		out = append(out, rtnl.Route{Dst: x.Destination, Via: x.NextHop})
+	}
+	return out
+}
+
+// goneSteps returns what removes a router with its ports.
+func (b *Backend) goneSteps(ctx context.Context, id string) ([]linux.Step, error) {
+	ns, stands, err := b.namespace(ctx, id)
+	if err != nil || !stands {
+		return nil, err
+	}
+	links, err := ns.RTNL().Links()
+	if err != nil {
+		return nil, err
+	}
+	w := b.work(vnet.Delete, "router", id)
+	for _, l := range links {
+		if part, _, pid, ok := b.h.ParseAlias(l.Alias); ok && part == vnet.PartRouter {
+			outer := b.outer(pid)
+			w.step(linux.LinkDel, func(context.Context) error { return b.h.NS().RTNL().DelLink(outer) })
+		}
+	}
+	name := b.h.NetnsName(vnet.PartRouter, id)
+	w.step(linux.LinkDel, func(ctx context.Context) error { return b.h.DeleteNamespace(ctx, name) })
+	return w.done(), nil
+}

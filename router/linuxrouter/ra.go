@@ -1,0 +1,281 @@
+package linuxrouter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/mdlayher/ndp"
+
+	"github.com/vnet-go/vnet"
+	"github.com/vnet-go/vnet/linux"
+	"github.com/vnet-go/vnet/router"
+)
+
+// Router advertisement timing of RFC 4861: 6.2.1 (defaults) and 10 (constants).
+const (
+	defaultInterval  = 600 * time.Second
+	initialInterval  = 16 * time.Second
+	initialAdverts   = 3
+	minDelayBetween  = 3 * time.Second
+	maxAnswerDelay   = 500 * time.Millisecond
+	prefixValid      = 30 * 24 * time.Hour
+	prefixPreferred  = 7 * 24 * time.Hour
+	solicitationsMax = 64 // answered by unicast at once; more share the next multicast
+)
+
+// advertiser sends router advertisements for the interfaces it is told of,
+// while it is served.
+type advertiser struct {
+	h  *linux.Host
+	mu sync.Mutex
+	// want is by router id and port id; running what is being sent.
+	want    map[string]map[string]advert
+	running map[string]*sender // by port id
+	ctx     context.Context    // of Serve; nil while nobody serves
+	wg      sync.WaitGroup
+}
+
+// advert is one interface to advertise on.
+type advert struct {
+	netns, dev string
+	mac        vnet.MAC
+	prefixes   []netip.Prefix
+	ra         router.RA
+}
+
+type sender struct {
+	advert
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+func newAdvertiser(h *linux.Host) *advertiser {
+	return &advertiser{h: h, want: map[string]map[string]advert{}, running: map[string]*sender{}}
+}
+
+// set makes the interfaces of r those that are advertised.
+func (a *advertiser) set(r router.Router) {
+	m := map[string]advert{}
+	for _, i := range r.Interfaces {
+		if i.RA == nil || r.AdminDown {
+			continue
+		}
+		x := advert{netns: a.h.NetnsName(vnet.PartRouter, r.ID), dev: a.h.LinkName("i", i.PortID), mac: i.MAC, ra: *i.RA}
+		for _, p := range i.Addresses {
+			if p.Addr().Is6() {
+				x.prefixes = append(x.prefixes, p.Masked())
+			}
+		}
+		m[i.PortID] = x
+	}
+	a.mu.Lock()
+	a.want[r.ID] = m
+	a.mu.Unlock()
+	a.adjust()
+}
+
+// drop ends the advertisements of a router with one that says so, while its
+// devices still stand.
+func (a *advertiser) drop(routerID string) {
+	a.mu.Lock()
+	delete(a.want, routerID)
+	a.mu.Unlock()
+	a.adjust()
+}
+
+// adjust starts and ends senders; those that end have said so when it returns.
+func (a *advertiser) adjust() {
+	a.mu.Lock()
+	all := map[string]advert{}
+	for _, m := range a.want {
+		for id, x := range m {
+			all[id] = x
+		}
+	}
+	var ending []*sender
+	for id, s := range a.running {
+		if x, ok := all[id]; !ok || a.ctx == nil || !reflect.DeepEqual(x, s.advert) {
+			s.stop()
+			ending = append(ending, s)
+			delete(a.running, id)
+		}
+	}
+	a.mu.Unlock()
+	for _, s := range ending {
+		<-s.done
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ctx == nil {
+		return
+	}
+	for id, x := range all {
+		if a.running[id] != nil {
+			continue
+		}
+		ctx, cancel := context.WithCancel(a.ctx)
+		s := &sender{x, cancel, make(chan struct{})}
+		a.running[id] = s
+		a.wg.Go(func() {
+			defer close(s.done)
+			defer cancel()
+			s.run(ctx, a.h)
+		})
+	}
+}
+
+// Serve implements [router.Runner]: it sends router advertisements until ctx
+// ends, and then those that say the router is none any more.
+func (b *Backend) Serve(ctx context.Context) error {
+	b.a.mu.Lock()
+	if b.a.ctx != nil {
+		b.a.mu.Unlock()
+		return fmt.Errorf("router advertisements are being served already: %w", vnet.ErrConflict)
+	}
+	b.a.ctx = ctx
+	b.a.mu.Unlock()
+	b.a.adjust()
+	<-ctx.Done()
+	b.a.wg.Wait()
+	b.a.mu.Lock()
+	b.a.ctx = nil
+	clear(b.a.running)
+	b.a.mu.Unlock()
+	return ctx.Err()
+}
+
+// run advertises until ctx ends, over sockets that are opened anew when the
+// device or the namespace was made anew.
+func (s *sender) run(ctx context.Context, h *linux.Host) {
+	for ctx.Err() == nil {
+		if err := s.session(ctx, h); err != nil && ctx.Err() == nil {
+			h.Logger().Debug("router advertisements", "device", s.dev, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func (s *sender) session(ctx context.Context, h *linux.Host) error {
+	ns, err := h.Namespace(ctx, s.netns)
+	if err != nil {
+		return err
+	}
+	var c *ndp.Conn
+	err = ns.Do(func() error {
+		ifi, err := net.InterfaceByName(s.dev)
+		if err != nil {
+			return err
+		}
+		c, _, err = ndp.Listen(ifi, ndp.LinkLocal)
+		if err != nil {
+			return err
+		}
+		return c.JoinGroup(netip.MustParseAddr("ff02::2"))
+	})
+	if err != nil {
+		if c != nil {
+			c.Close()
+		}
+		return err
+	}
+	defer c.Close()
+	allNodes := netip.MustParseAddr("ff02::1")
+	solicited := make(chan netip.Addr, solicitationsMax)
+	failed := make(chan error, 1)
+	go func() {
+		for {
+			m, _, from, err := c.ReadFrom()
+			if err != nil {
+				failed <- err
+				return
+			}
+			if _, ok := m.(*ndp.RouterSolicitation); !ok {
+				continue
+			}
+			select {
+			case solicited <- from:
+			default:
+			}
+		}
+	}()
+	sent, last := 0, time.Time{}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			// RFC 4861, 6.2.5: a router that ceases says so.
+			return c.WriteTo(s.message(0), nil, allNodes)
+		case err := <-failed:
+			return err
+		case <-timer.C:
+			if err := c.WriteTo(s.message(3*s.interval()), nil, allNodes); err != nil {
+				return err
+			}
+			sent, last = sent+1, time.Now()
+			next := s.interval()/3 + rand.N(s.interval()*2/3)
+			if sent < initialAdverts {
+				next = min(next, initialInterval)
+			}
+			timer.Reset(next)
+		case from := <-solicited:
+			if from.IsUnspecified() {
+				// It cannot be answered by unicast: the next multicast comes sooner,
+				// but not within three seconds of the last.
+				wait := rand.N(maxAnswerDelay)
+				if early := time.Until(last.Add(minDelayBetween)); sent >= initialAdverts && early > wait {
+					wait = early
+				}
+				timer.Reset(wait)
+				continue
+			}
+			if err := c.WriteTo(s.message(3*s.interval()), nil, from); err != nil && !errors.Is(err, net.ErrClosed) {
+				h.Logger().Debug("router advertisement", "to", from, "err", err)
+			}
+		}
+	}
+}
+
+func (s *sender) interval() time.Duration {
+	if s.ra.Interval == 0 {
+		return defaultInterval
+	}
+	return s.ra.Interval
+}
+
+// message is the advertisement, with the router lifetime given.
+func (a advert) message(lifetime time.Duration) *ndp.RouterAdvertisement {
+	m := &ndp.RouterAdvertisement{
+		CurrentHopLimit:      64,
+		ManagedConfiguration: a.ra.Mode == router.DHCPv6Stateful,
+		OtherConfiguration:   a.ra.Mode != router.SLAAC,
+		RouterLifetime:       min(lifetime, 9000*time.Second),
+		Options:              []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Source, Addr: a.mac.HardwareAddr()}},
+	}
+	if a.ra.MTU != 0 {
+		m.Options = append(m.Options, ndp.NewMTU(uint32(a.ra.MTU)))
+	}
+	for _, p := range a.prefixes {
+		m.Options = append(m.Options, &ndp.PrefixInformation{
+			PrefixLength: uint8(p.Bits()), OnLink: true, AutonomousAddressConfiguration: a.ra.Mode != router.DHCPv6Stateful,
+			ValidLifetime: prefixValid, PreferredLifetime: prefixPreferred, Prefix: p.Addr(),
+		})
+	}
+	if len(a.ra.RDNSS) > 0 {
+		m.Options = append(m.Options, &ndp.RecursiveDNSServer{Lifetime: lifetime, Servers: a.ra.RDNSS})
+	}
+	if len(a.ra.DNSSL) > 0 {
+		m.Options = append(m.Options, &ndp.DNSSearchList{Lifetime: lifetime, DomainNames: a.ra.DNSSL})
+	}
+	return m
+}
