@@ -71,7 +71,7 @@ func New(t linux.Target, o *Options) (*Backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("metrics: %w", err)
 	}
-	return &Backend{t: t, h: h, l: newLayout(h.BridgeTable(), h.InetTable(), bridge), since: time.Now(), metrics: m}, nil
+	return &Backend{t: t, h: h, l: newLayout(h.DevicesSet(), h.NetworksSet(), bridge), since: time.Now(), metrics: m}, nil
 }
 
 // Health implements [secgroup.Backend].
@@ -124,7 +124,7 @@ func (b *Backend) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read what stands: %w", err)
 	}
-	f := newFacts(s, func(p secgroup.Port) bool { return b.h.Local(p.Host) }, b.h.NetworkDevice)
+	f := newFacts(s, func(p secgroup.Port) bool { return b.h.Local(p.Host) })
 	for _, p := range s.Ports {
 		if f.local(p) {
 			// A port that we hold has its index; the steps are for one whose

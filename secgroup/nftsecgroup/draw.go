@@ -16,16 +16,15 @@ import (
 // host gave the ports.
 type facts struct {
 	*book.Book
-	local  func(secgroup.Port) bool
-	bridge func(networkID string) string
-	index  map[string]uint32 // of the ports of this host
+	local func(secgroup.Port) bool
+	index map[string]uint32 // of the ports of this host
 
 	profiles map[string]int // groups of secured ports of this host, joined by commas -> how many ports
 	networks map[string]int // network -> secured ports of this host
 }
 
-func newFacts(s secgroup.State, local func(secgroup.Port) bool, bridge func(string) string) *facts {
-	f := &facts{Book: book.New(secgroup.State{}), local: local, bridge: bridge, index: map[string]uint32{}, profiles: map[string]int{}, networks: map[string]int{}}
+func newFacts(s secgroup.State, local func(secgroup.Port) bool) *facts {
+	f := &facts{Book: book.New(secgroup.State{}), local: local, index: map[string]uint32{}, profiles: map[string]int{}, networks: map[string]int{}}
 	for _, a := range s.AddressGroups {
 		f.put(object{addressGroup: &a})
 	}
@@ -237,11 +236,6 @@ func draw(l layout, f *facts, t touched) *image {
 			for _, d := range []secgroup.Direction{secgroup.Egress, secgroup.Ingress} {
 				im.chain(l.profile(d, groups, f.Book))
 			}
-		}
-	}
-	for n := range t.networks {
-		if f.networks[n] > 0 {
-			im.set(l.bridges()).add(nft.Key(f.bridge(n)))
 		}
 	}
 	for id := range t.ports {

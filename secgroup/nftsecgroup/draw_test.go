@@ -53,14 +53,18 @@ func (k *kernel) do(w write) {
 }
 
 func testFacts(s secgroup.State) *facts {
-	f := newFacts(s, func(p secgroup.Port) bool { return p.Host == "" }, func(n string) string { return "br-" + n })
+	f := newFacts(s, func(p secgroup.Port) bool { return p.Host == "" })
 	for _, id := range []string{"p0", "p1", "p2", "p3"} {
 		f.index[id] = uint32(id[1])
 	}
 	return f
 }
 
-var testLayout = newLayout(nft.Table{Family: nft.Bridge, Name: "vnet-t"}, nft.Table{Family: nft.Inet, Name: "vnet-t"}, false)
+var (
+	testDevices  = nft.Set{Table: nft.Table{Family: nft.Bridge, Name: "vnet-t"}, Name: "devices", Key: []nft.Type{nft.TypeIfName}}
+	testNetworks = nft.Set{Table: nft.Table{Family: nft.Inet, Name: "vnet-t"}, Name: "networks", Key: []nft.Type{nft.TypeIfName}}
+	testLayout   = newLayout(testDevices, testNetworks, false)
+)
 
 func apply(k *kernel, f *facts, changes []change) {
 	t := touch(f, changes)

@@ -31,7 +31,12 @@ func TestKernelTakesIt(t *testing.T) {
 			f.drop(c.old)
 		}
 		w := difference(testLayout, before, draw(testLayout, f, tt))
-		declare := func(tx *nft.Tx) error { w.declare(tx); return nil }
+		declare := func(tx *nft.Tx) error {
+			tx.Set(testDevices)
+			tx.Set(testNetworks)
+			w.declare(tx)
+			return nil
+		}
 		d, _ := c.describe()
 		require.NoError(t, conn.Do(ctx, declare), d.String())
 		left, err := conn.Check(ctx, declare)

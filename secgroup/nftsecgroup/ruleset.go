@@ -32,13 +32,17 @@ type layout struct {
 	port   nft.Table // family bridge: what a port may claim to be
 	group  nft.Table // what the rules allow
 	bridge bool      // connections are tracked in family bridge, and group is port
+
+	devices  nft.Set // the handle's, of family bridge: devices at our ports
+	networks nft.Set // the handle's, of family inet: bridges that are our networks
 }
 
-func newLayout(bridge, inet nft.Table, bridgeConntrack bool) layout {
+func newLayout(devices, networks nft.Set, bridgeConntrack bool) layout {
+	l := layout{port: devices.Table, group: networks.Table, devices: devices, networks: networks}
 	if bridgeConntrack {
-		return layout{port: bridge, group: bridge, bridge: true}
+		l.group, l.bridge = l.port, true
 	}
-	return layout{port: bridge, group: inet}
+	return l
 }
 
 // Sets and maps that always stand.
@@ -63,12 +67,6 @@ func (l layout) own(v6, nets bool) nft.Set {
 	return s
 }
 
-// bridges are those of the networks that have filtered ports here: marks on
-// what crosses other bridges are not ours.
-func (l layout) bridges() nft.Set {
-	return nft.Set{Table: l.group, Name: prefix + "bridges", Key: []nft.Type{nft.TypeIfName}}
-}
-
 func (l layout) verdicts(d secgroup.Direction) nft.Set {
 	name := "profiles-from"
 	if d == secgroup.Ingress {
@@ -88,7 +86,7 @@ func (l layout) revision() nft.Set {
 func (l layout) fixedSets() []nft.Set {
 	return []nft.Set{
 		l.secured(), l.mac(), l.own(false, false), l.own(false, true), l.own(true, false), l.own(true, true),
-		l.bridges(), l.verdicts(secgroup.Egress), l.verdicts(secgroup.Ingress), l.record(), l.revision(),
+		l.verdicts(secgroup.Egress), l.verdicts(secgroup.Ingress), l.record(), l.revision(),
 	}
 }
 
@@ -228,8 +226,12 @@ func (l layout) portChains() []nft.Chain {
 			nft.Rule{nft.EtherType.Eq(nft.EtherIPv6), nft.Goto(chainIP6)},
 			nft.Rule{nft.EtherType.Eq(nft.EtherARP), nft.Goto(chainARP)},
 			nft.Rule{nft.Drop()}),
-		base(prefix+"from", nft.Prerouting, -250, nft.Rule{secured, nft.Goto(chainSecure)}),
+		// Marks on frames of devices that are not ours are somebody else's.
+		base(prefix+"from", nft.Prerouting, -250,
+			nft.Rule{nft.IIfName.NotIn(l.devices), nft.Accept()},
+			nft.Rule{secured, nft.Goto(chainSecure)}),
 		base(prefix+"to", nft.Forward, -150,
+			nft.Rule{nft.OIfName.NotIn(l.devices), nft.Accept()},
 			nft.Rule{nft.EtherType.Eq(nft.EtherIPv4), nft.Accept()},
 			nft.Rule{nft.EtherType.Eq(nft.EtherIPv6), nft.Accept()},
 			nft.Rule{nft.EtherType.Eq(nft.EtherARP), nft.Accept()},
@@ -239,24 +241,27 @@ func (l layout) portChains() []nft.Chain {
 
 // ruleChains are the fixed part of the table that holds the rules.
 func (l layout) ruleChains() []nft.Chain {
-	device := nft.IIfName // through br_netfilter the input device is the bridge
-	if l.bridge {
-		device = nft.IBrName
-	}
 	var out []nft.Chain
 	for _, d := range []secgroup.Direction{secgroup.Egress, secgroup.Ingress} {
 		c := nft.Chain{Table: l.group, Name: prefix + string(d), Base: &nft.Hook{Type: nft.Filter, Hook: nft.Prerouting, Priority: -150}}
 		if d == secgroup.Ingress {
 			c.Base.Hook = nft.Forward
 		}
-		if l.bridge {
-			// Only IP is judged here; the other table has dropped what is neither IP nor ARP.
-			c.Rules = append(c.Rules, nft.Rule{nft.EtherType.Eq(nft.EtherARP), nft.Accept()})
-		}
 		c.Rules = append(c.Rules,
-			nft.Rule{nft.CtState.Any(nft.StateEstablished | nft.StateRelated), nft.CtMark.None(openerStateless | receiverStateless), nft.Accept()},
-			nft.Rule{device.NotIn(l.bridges()), nft.Accept()},
-			nft.Rule{nft.Mark.Vmap(l.verdicts(d))})
+			nft.Rule{nft.CtState.Any(nft.StateEstablished | nft.StateRelated), nft.CtMark.None(openerStateless | receiverStateless), nft.Accept()})
+		switch {
+		case l.bridge:
+			device := nft.IIfName
+			if d == secgroup.Ingress {
+				device = nft.OIfName
+			}
+			c.Rules = append(c.Rules,
+				nft.Rule{nft.EtherType.Eq(nft.EtherARP), nft.Accept()}, // judged by sg-from alone
+				nft.Rule{device.NotIn(l.devices), nft.Accept()})
+		default: // through br_netfilter the input device is the bridge
+			c.Rules = append(c.Rules, nft.Rule{nft.IIfName.NotIn(l.networks), nft.Accept()})
+		}
+		c.Rules = append(c.Rules, nft.Rule{nft.Mark.Vmap(l.verdicts(d))})
 
 		always := nft.Chain{Table: l.group, Name: chainAlways + string(d)}
 		for _, e := range []secgroup.Ethertype{secgroup.IPv4, secgroup.IPv6} {

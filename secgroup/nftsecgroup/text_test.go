@@ -83,10 +83,9 @@ func textState() secgroup.State {
 
 // TestText compares the ruleset of a state with testdata; UPDATE=1 writes it anew.
 func TestText(t *testing.T) {
-	bridge := nft.Table{Family: nft.Bridge, Name: "vnet-t"}
 	for name, l := range map[string]layout{
 		"br_netfilter":     testLayout,
-		"bridge_conntrack": newLayout(bridge, nft.Table{Family: nft.Inet, Name: "vnet-t"}, true),
+		"bridge_conntrack": newLayout(testDevices, testNetworks, true),
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := testFacts(secgroup.State{})
