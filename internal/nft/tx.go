@@ -48,6 +48,7 @@ type Tx struct {
 	err    error
 	tables map[Table]*txTable
 	order  []*txTable
+	once   map[any]bool
 }
 
 // txTable is what was declared of a table.
@@ -89,6 +90,19 @@ func (tx *Tx) Fail(err error) {
 	if tx.err == nil {
 		tx.err = err
 	}
+}
+
+// Once reports whether it is called for the first time with this key in this
+// run of the transaction: what many steps declare need be declared once.
+func (tx *Tx) Once(key any) bool {
+	if tx.once[key] {
+		return false
+	}
+	if tx.once == nil {
+		tx.once = map[any]bool{}
+	}
+	tx.once[key] = true
+	return true
 }
 
 func (tx *Tx) table(t Table) *txTable {
@@ -350,6 +364,41 @@ func (tx *Tx) Sets(t Table) []string {
 	}
 	sort.Strings(out)
 	return out
+}
+
+// Lookup returns the data of one key, with what was declared, and whether the
+// key is there; of a set only the latter. A set that does not stand is empty.
+func (tx *Tx) Lookup(s Set, key ...any) (data []any, ok bool) {
+	from, to, err := s.encodeKey(key)
+	if err != nil {
+		tx.Fail(err)
+	}
+	if !tx.HasSet(s) || tx.err != nil {
+		return nil, false
+	}
+	k := elemKey{from, to}
+	w := tx.tables[s.Table].sets[s.Name]
+	if w != nil {
+		if v, declared := w.elems[k]; declared {
+			if v == nil {
+				return nil, false
+			}
+			return s.decodeElement(from, to, v.data, v.comment).Data, true
+		}
+		if w.fill || w.fresh {
+			return nil, false
+		}
+	}
+	m, err := tx.c.elements(s.Table, s.Name)
+	if err != nil {
+		tx.Fail(err)
+		return nil, false
+	}
+	v, ok := m[k]
+	if !ok {
+		return nil, false
+	}
+	return s.decodeElement(from, to, v.data, v.comment).Data, true
 }
 
 // Elements returns what stands in a set, with what was declared, in the order
