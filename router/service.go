@@ -2,8 +2,6 @@ package router
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 
 	"github.com/vnet-go/vnet"
@@ -18,10 +16,9 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Service is what applications call: it validates, brings input into canonical
-// form, refuses by name what the backend cannot do, wraps errors in
-// [vnet.OpError], and hands the rest to its [Backend]. It keeps no state.
-// Methods may be called from several goroutines.
+// Service is what applications call: it validates, brings input into
+// canonical form, wraps errors in [vnet.OpError], and hands the rest to its
+// [Backend]. It keeps no state. Methods may be called from several goroutines.
 type Service struct {
 	b   Backend
 	o   Options
@@ -62,59 +59,57 @@ func (s *Service) do(ctx context.Context, op, kind, id string, f func() error) e
 	return &vnet.OpError{Op: op, Kind: kind, ID: id, Err: err}
 }
 
-func lacks(feature string) error {
-	return &vnet.UnsupportedError{Feature: feature, Backend: "this router backend"}
+func (s *Service) remove(ctx context.Context, kind, id string, f func(context.Context, string) error) error {
+	return s.do(ctx, "delete", kind, id, func() error {
+		if err := vnet.CheckID("id", id); err != nil {
+			return err
+		}
+		return f(ctx, id)
+	})
 }
 
-// supportsRouter refuses by name what the backend says it cannot do.
-func supportsRouter(fs Features, r Router) error {
-	var errs []error
-	for _, d := range r.devices() {
-		if d.RA != nil && !fs.RA {
-			errs = append(errs, fmt.Errorf("interface %s: %w", d.PortID, lacks("router advertisements")))
-		}
-		for _, a := range d.Addresses {
-			if a.Addr().Is6() && !fs.IPv6 {
-				errs = append(errs, fmt.Errorf("port %s, address %s: %w", d.PortID, a, lacks("IPv6")))
-			}
-		}
-	}
-	if len(r.Routes) > 0 && !fs.ExtraRoutes {
-		errs = append(errs, lacks("extra routes"))
-	}
-	return errors.Join(errs...)
-}
-
-// EnsureRouter makes the router as described. Its networks must have been
-// ensured ([vnet.ErrNotFound]). Floating IPs and forwards stay as they are; a
-// change that leaves them nowhere to be, as taking the gateway away, is
-// [vnet.ErrInUse].
+// EnsureRouter makes the router as described.
 func (s *Service) EnsureRouter(ctx context.Context, r Router) error {
 	return s.do(ctx, "ensure", "router", r.ID, func() error {
 		if err := r.Validate(); err != nil {
 			return err
 		}
-		if err := supportsRouter(s.b.Features(ctx), r); err != nil {
+		if err := s.supports(ctx, r); err != nil {
 			return err
 		}
 		return s.b.EnsureRouter(ctx, r.Canonical())
 	})
 }
 
-// DeleteRouter removes the router; [vnet.ErrInUse] while it has floating IPs or
-// forwards.
-func (s *Service) DeleteRouter(ctx context.Context, id string) error {
-	return s.do(ctx, "delete", "router", id, func() error {
-		if err := vnet.CheckID("id", id); err != nil {
-			return err
+// supports refuses by name what the backend says it cannot do.
+func (s *Service) supports(ctx context.Context, r Router) error {
+	f := s.b.Features(ctx)
+	refuse := func(what string) error { return &vnet.UnsupportedError{Feature: what, Backend: "this router backend"} }
+	for _, i := range r.Interfaces {
+		if i.RA != nil && !f.RA {
+			return refuse("router advertisements")
 		}
-		return s.b.DeleteRouter(ctx, id)
-	})
+		if hasV6(i.Addresses) && !f.IPv6 {
+			return refuse("IPv6")
+		}
+	}
+	if r.Gateway != nil && hasV6(r.Gateway.Addresses) && !f.IPv6 {
+		return refuse("IPv6")
+	}
+	if len(r.Routes) > 0 && !f.ExtraRoutes {
+		return refuse("extra routes")
+	}
+	return nil
 }
 
-// EnsureFloatingIP maps the floating IP as described, wherever it was before.
-// [vnet.ErrNotFound] when there is no such router; [vnet.ErrConflict] when it
-// cannot carry the floating IP, or one of the addresses is taken.
+// DeleteRouter removes the router; [vnet.ErrInUse] while floating IPs or port
+// forwards are on it.
+func (s *Service) DeleteRouter(ctx context.Context, id string) error {
+	return s.remove(ctx, "router", id, s.b.DeleteRouter)
+}
+
+// EnsureFloatingIP makes the floating IP as described. Its router must have
+// been ensured ([vnet.ErrNotFound]) and have a gateway ([vnet.ErrConflict]).
 func (s *Service) EnsureFloatingIP(ctx context.Context, f FloatingIP) error {
 	return s.do(ctx, "ensure", "floatingip", f.ID, func() error {
 		if err := f.Validate(); err != nil {
@@ -124,52 +119,42 @@ func (s *Service) EnsureFloatingIP(ctx context.Context, f FloatingIP) error {
 	})
 }
 
-// DeleteFloatingIP takes the mapping away and ends its connections.
+// DeleteFloatingIP removes the floating IP and ends its connections.
 func (s *Service) DeleteFloatingIP(ctx context.Context, id string) error {
-	return s.do(ctx, "delete", "floatingip", id, func() error {
-		if err := vnet.CheckID("id", id); err != nil {
-			return err
-		}
-		return s.b.DeleteFloatingIP(ctx, id)
-	})
+	return s.remove(ctx, "floatingip", id, s.b.DeleteFloatingIP)
 }
 
-// EnsurePortForward maps the ports as described. Errors as EnsureFloatingIP.
+// EnsurePortForward makes the port forward as described.
 func (s *Service) EnsurePortForward(ctx context.Context, f PortForward) error {
 	return s.do(ctx, "ensure", "portforward", f.ID, func() error {
 		if err := f.Validate(); err != nil {
 			return err
 		}
 		if !s.b.Features(ctx).PortForward {
-			return lacks("port forwarding")
+			return &vnet.UnsupportedError{Feature: "port forwards", Backend: "this router backend"}
 		}
 		return s.b.EnsurePortForward(ctx, f.Canonical())
 	})
 }
 
-// DeletePortForward takes the mapping away and ends its connections.
+// DeletePortForward removes the port forward and ends its connections.
 func (s *Service) DeletePortForward(ctx context.Context, id string) error {
-	return s.do(ctx, "delete", "portforward", id, func() error {
-		if err := vnet.CheckID("id", id); err != nil {
-			return err
-		}
-		return s.b.DeletePortForward(ctx, id)
-	})
+	return s.remove(ctx, "portforward", id, s.b.DeletePortForward)
 }
 
 func (s *Service) check(ctx context.Context, st State) error {
 	if err := st.Validate(); err != nil {
 		return err
 	}
-	fs := s.b.Features(ctx)
-	var errs []error
 	for _, r := range st.Routers {
-		errs = append(errs, supportsRouter(fs, r))
+		if err := s.supports(ctx, r); err != nil {
+			return err
+		}
 	}
-	if len(st.PortForwards) > 0 && !fs.PortForward {
-		errs = append(errs, lacks("port forwarding"))
+	if len(st.PortForwards) > 0 && !s.b.Features(ctx).PortForward {
+		return &vnet.UnsupportedError{Feature: "port forwards", Backend: "this router backend"}
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // Sync makes the whole of st so, within the bounds of o, or of Options.Sync
@@ -204,14 +189,14 @@ func (s *Service) Health(ctx context.Context) vnet.Health { return s.b.Health(ct
 // Features is what the backend can do.
 func (s *Service) Features(ctx context.Context) Features { return s.b.Features(ctx) }
 
-// Serve does what routers need this process for, until ctx ends: router
-// advertisements, on Linux. With a backend that needs nothing it only waits.
+// Serve does what routers need this process for, until ctx ends. Where they
+// need nothing it only waits for that.
 func (s *Service) Serve(ctx context.Context) error {
 	if r, ok := s.b.(Runner); ok {
-		return s.do(context.WithoutCancel(ctx), "serve", "routers", "", func() error { return r.Serve(ctx) })
+		return r.Serve(ctx)
 	}
 	<-ctx.Done()
-	return nil
+	return ctx.Err()
 }
 
 // Explain goes from a "router", "floatingip" or "portforward" to what carries it.
@@ -219,10 +204,10 @@ func (s *Service) Explain(ctx context.Context, kind, id string) (x vnet.Explanat
 	err = s.do(ctx, "explain", kind, id, func() error {
 		b, ok := s.b.(Explainer)
 		if !ok {
-			return lacks("Explain")
+			return &vnet.UnsupportedError{Feature: "Explain", Backend: "this router backend"}
 		}
 		if kind != "router" && kind != "floatingip" && kind != "portforward" {
-			return bad("kind", kind, `is none of "router", "floatingip", "portforward"`)
+			return &vnet.FieldError{Field: "kind", Value: kind, Reason: `is none of "router", "floatingip", "portforward"`}
 		}
 		x, err = b.Explain(ctx, kind, id)
 		return err
