@@ -2,10 +2,9 @@ package pktio
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
-	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/mdlayher/packet"
@@ -45,8 +44,9 @@ type Options struct {
 // wherever it is used from. Its methods may be called from several goroutines,
 // Receive from one at a time.
 type Conn struct {
-	c   *packet.Conn
-	ifi net.Interface
+	c      *packet.Conn
+	ifi    net.Interface
+	closed atomic.Bool
 }
 
 // Open opens a socket on a device in the namespace. Frames with a VLAN tag are
@@ -93,7 +93,12 @@ func Open(ns Doer, device string, o *Options) (*Conn, error) {
 }
 
 // Close closes the socket and ends pending reads.
-func (c *Conn) Close() error { return c.c.Close() }
+func (c *Conn) Close() error {
+	if c.closed.Swap(true) {
+		return nil
+	}
+	return c.c.Close()
+}
 
 // MAC is the device's address when the socket was opened.
 func (c *Conn) MAC() vnet.MAC {
@@ -137,7 +142,7 @@ func (c *Conn) Receive(ctx context.Context, buf []byte) (n int, err error) {
 	if err != nil && ctx.Err() != nil {
 		return 0, ctx.Err()
 	}
-	if errors.Is(err, os.ErrClosed) {
+	if err != nil && c.closed.Load() {
 		err = net.ErrClosed
 	}
 	return n, err
