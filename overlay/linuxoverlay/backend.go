@@ -19,11 +19,11 @@ package linuxoverlay
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
-	"sync"
+	"strings"
 	"time"
 
 	"github.com/vnet-go/vnet"
@@ -40,13 +40,10 @@ type Options struct{}
 
 // Backend is an [overlay.Backend] for one host.
 type Backend struct {
-	t linux.Target
-	h *linux.Host
-
-	mu       sync.Mutex // held through every call that writes
-	networks map[string]overlay.Network
-	ports    map[string]overlay.Port
-	remotes  map[string]overlay.RemotePort
+	t    linux.Target
+	h    *linux.Host
+	m    *memory
+	snap *snapshot // nil: devices are looked up one by one
 }
 
 var (
@@ -62,7 +59,7 @@ func New(t linux.Target, o *Options) (*Backend, error) {
 	if t == nil {
 		return nil, &vnet.FieldError{Field: "target", Reason: "is nil"}
 	}
-	return &Backend{t: t, h: t.Host(), networks: map[string]overlay.Network{}, ports: map[string]overlay.Port{}, remotes: map[string]overlay.RemotePort{}}, nil
+	return &Backend{t: t, h: t.Host(), m: newMemory()}, nil
 }
 
 // With returns a backend with the same knowledge that writes through t, a
@@ -71,9 +68,7 @@ func (b *Backend) With(t linux.Target) (*Backend, error) {
 	if t == nil || t.Host() != b.h {
 		return nil, &vnet.FieldError{Field: "target", Reason: "is not of the same host"}
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return &Backend{t: t, h: b.h, networks: b.networks, ports: b.ports, remotes: b.remotes}, nil
+	return &Backend{t: t, h: b.h, m: b.m}, nil
 }
 
 // Features implements [overlay.Backend].
@@ -101,8 +96,11 @@ func (b *Backend) Health(ctx context.Context) vnet.Health { return b.h.Health(ct
 
 // EnsureNetwork implements [overlay.Backend].
 func (b *Backend) EnsureNetwork(ctx context.Context, n overlay.Network) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.m.op.Lock()
+	defer b.m.op.Unlock()
+	if err := b.alone(n); err != nil {
+		return err
+	}
 	steps, err := b.networkSteps(ctx, n)
 	if err != nil {
 		return err
@@ -110,40 +108,53 @@ func (b *Backend) EnsureNetwork(ctx context.Context, n overlay.Network) error {
 	if err := b.t.Submit(ctx, steps...); err != nil {
 		return err
 	}
-	b.networks[n.ID] = n
-	// A tunnel device that was made anew has lost what was known of remote ports.
-	return b.syncRemotes(ctx, n)
-}
-
-func (b *Backend) syncRemotes(ctx context.Context, n overlay.Network) error {
-	if _, pending := b.t.Pending(vnet.PartOverlay, "network", n.ID); pending || n.Segment.Type != overlay.VXLAN {
+	b.m.mu.Lock()
+	b.m.networks[n.ID] = n
+	delete(b.m.found, n.ID)
+	b.m.mu.Unlock()
+	if n.Segment.Type != overlay.VXLAN || len(steps) == 0 {
 		return nil
 	}
-	var remotes []overlay.RemotePort
-	for _, r := range b.remotes {
-		if r.NetworkID == n.ID {
-			remotes = append(remotes, r)
-		}
-	}
-	if len(remotes) == 0 {
+	// A tunnel device that was made anew has lost what was known of remote
+	// ports, and another way of flooding changes their entries.
+	if _, pending := b.t.Pending(vnet.PartOverlay, "network", n.ID); pending {
 		return nil
 	}
-	steps, err := b.remoteSteps(ctx, n, remotes, false)
+	more, err := b.remoteSteps(n, b.m.remotesOf(n.ID), false)
 	if err != nil {
 		return err
 	}
-	return b.t.Submit(ctx, steps...)
+	return b.t.Submit(ctx, more...)
+}
+
+// alone refuses a segment that another network is known to be on. After a
+// restart the kernel refuses it instead.
+func (b *Backend) alone(n overlay.Network) error {
+	if n.Segment.Type == overlay.Local {
+		return nil
+	}
+	b.m.mu.Lock()
+	defer b.m.mu.Unlock()
+	for _, o := range b.m.networks {
+		if o.ID != n.ID && o.Segment == n.Segment {
+			return fmt.Errorf("segment %s is that of network %s: %w", n.Segment, o.ID, vnet.ErrConflict)
+		}
+	}
+	return nil
 }
 
 // DeleteNetwork implements [overlay.Backend].
 func (b *Backend) DeleteNetwork(ctx context.Context, id string) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, p := range b.ports {
+	b.m.op.Lock()
+	defer b.m.op.Unlock()
+	b.m.mu.Lock()
+	for _, p := range b.m.ports {
 		if p.NetworkID == id {
+			b.m.mu.Unlock()
 			return fmt.Errorf("port %s is on it: %w", p.ID, vnet.ErrInUse)
 		}
 	}
+	b.m.mu.Unlock()
 	steps, err := b.networkGone(ctx, id, nil)
 	if err != nil {
 		return err
@@ -151,23 +162,14 @@ func (b *Backend) DeleteNetwork(ctx context.Context, id string) error {
 	if err := b.t.Submit(ctx, steps...); err != nil {
 		return err
 	}
-	b.forgetNetwork(id)
+	b.m.forgetNetwork(id)
 	return nil
-}
-
-func (b *Backend) forgetNetwork(id string) {
-	delete(b.networks, id)
-	for k, r := range b.remotes {
-		if r.NetworkID == id {
-			delete(b.remotes, k)
-		}
-	}
 }
 
 // EnsurePort implements [overlay.Backend].
 func (b *Backend) EnsurePort(ctx context.Context, p overlay.Port) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.m.op.Lock()
+	defer b.m.op.Unlock()
 	if !b.h.Local(p.Host) {
 		return b.deletePort(ctx, p.ID) // it may have been here before
 	}
@@ -178,14 +180,16 @@ func (b *Backend) EnsurePort(ctx context.Context, p overlay.Port) error {
 	if err := b.t.Submit(ctx, steps...); err != nil {
 		return err
 	}
-	b.ports[p.ID] = p
+	b.m.mu.Lock()
+	b.m.ports[p.ID] = p
+	b.m.mu.Unlock()
 	return nil
 }
 
 // DeletePort implements [overlay.Backend].
 func (b *Backend) DeletePort(ctx context.Context, id string) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.m.op.Lock()
+	defer b.m.op.Unlock()
 	return b.deletePort(ctx, id)
 }
 
@@ -197,14 +201,16 @@ func (b *Backend) deletePort(ctx context.Context, id string) error {
 	if err := b.t.Submit(ctx, steps...); err != nil {
 		return err
 	}
-	delete(b.ports, id)
+	b.m.mu.Lock()
+	delete(b.m.ports, id)
+	b.m.mu.Unlock()
 	return nil
 }
 
 // Sync implements [overlay.Backend].
 func (b *Backend) Sync(ctx context.Context, s overlay.State, o vnet.SyncOptions) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.m.op.Lock()
+	defer b.m.op.Unlock()
 	steps, existing, err := b.diff(ctx, s)
 	if err != nil {
 		return err
@@ -215,57 +221,47 @@ func (b *Backend) Sync(ctx context.Context, s overlay.State, o vnet.SyncOptions)
 	if err := b.t.Submit(ctx, steps...); err != nil {
 		return err
 	}
-	clear(b.networks)
-	clear(b.ports)
-	clear(b.remotes)
-	for _, n := range s.Networks {
-		b.networks[n.ID] = n
-	}
-	for _, p := range s.Ports {
-		if b.h.Local(p.Host) {
-			b.ports[p.ID] = p
-		}
-	}
-	for _, r := range s.RemotePorts {
-		b.remotes[r.ID] = r
-	}
+	b.m.set(s, b.h.Local)
 	return nil
 }
 
 // Plan implements [overlay.Backend].
 func (b *Backend) Plan(ctx context.Context, s overlay.State) (vnet.Plan, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.m.op.Lock()
+	defer b.m.op.Unlock()
 	steps, _, err := b.diff(ctx, s)
 	return linux.PlanOf(steps), err
 }
 
 // diff returns the steps from what stands to s, and how many objects stand.
 func (b *Backend) diff(ctx context.Context, s overlay.State) (steps []linux.Step, existing int, err error) {
-	links, err := b.h.Links(ctx, vnet.PartOverlay)
+	b, err = b.whole(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
-	entries, err := b.h.Ports().List(ctx)
-	if err != nil {
-		return nil, 0, err
-	}
-	want := map[string]bool{}
 	nets := map[string]*overlay.Network{}
 	for i := range s.Networks {
-		n := &s.Networks[i]
-		nets[n.ID] = n
-		st, err := b.networkSteps(ctx, *n)
+		nets[s.Networks[i].ID] = &s.Networks[i]
+	}
+	ports := map[string]bool{}
+	for _, p := range s.Ports {
+		ports[p.ID] = b.h.Local(p.Host)
+	}
+	there := b.standingObjects()
+	if steps, err = b.vacate(there, nets); err != nil {
+		return nil, 0, err
+	}
+	for _, n := range s.Networks {
+		st, err := b.networkSteps(ctx, n)
 		if err != nil {
 			return nil, 0, fmt.Errorf("network %s: %w", n.ID, err)
 		}
 		steps = append(steps, st...)
 	}
 	for _, p := range s.Ports {
-		if !b.h.Local(p.Host) {
+		if !ports[p.ID] {
 			continue
 		}
-		want[p.ID] = true
 		st, err := b.portSteps(ctx, p, nets)
 		if err != nil {
 			return nil, 0, fmt.Errorf("port %s: %w", p.ID, err)
@@ -278,43 +274,128 @@ func (b *Backend) diff(ctx context.Context, s overlay.State) (steps []linux.Step
 	}
 	for _, n := range s.Networks {
 		if n.Segment.Type == overlay.VXLAN {
-			st, err := b.remoteSteps(ctx, n, remotes[n.ID], true)
+			there, err := b.standing(n.ID)
+			if err != nil {
+				return nil, 0, fmt.Errorf("remote ports of network %s: %w", n.ID, err)
+			}
+			st, err := b.remoteStepsFrom(there, n, remotes[n.ID], true)
 			if err != nil {
 				return nil, 0, fmt.Errorf("remote ports of network %s: %w", n.ID, err)
 			}
 			steps = append(steps, st...)
+			existing += len(there.tunnel)
 		}
 	}
-	leaving := map[string]bool{} // devices that go with their port
-	for _, e := range entries {
-		if !slices.Contains(e.Holders, vnet.PartOverlay) {
-			continue
-		}
-		existing++
-		if want[e.ID] {
-			continue
-		}
-		st, err := b.portGone(ctx, e.ID)
-		if err != nil {
-			return nil, 0, fmt.Errorf("port %s: %w", e.ID, err)
-		}
-		leaving[e.ID] = true
-		steps = append(steps, st...)
-	}
-	for _, l := range links {
-		if l.Kind != "network" {
-			continue
-		}
-		existing++
-		if nets[l.ID] == nil {
-			st, err := b.networkGone(ctx, l.ID, leaving)
+	leaving := map[string]bool{} // ports that go
+	existing += len(there.ports) + len(there.networks)
+	for _, id := range slices.Sorted(maps.Keys(there.ports)) {
+		if !ports[id] {
+			st, err := b.portGone(ctx, id)
 			if err != nil {
-				return nil, 0, fmt.Errorf("network %s: %w", l.ID, err)
+				return nil, 0, fmt.Errorf("port %s: %w", id, err)
+			}
+			leaving[id] = true
+			steps = append(steps, st...)
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(there.networks)) {
+		if nets[id] == nil {
+			st, err := b.networkGone(ctx, id, leaving)
+			if err != nil {
+				return nil, 0, fmt.Errorf("network %s: %w", id, err)
 			}
 			steps = append(steps, st...)
 		}
 	}
 	return steps, existing, nil
+}
+
+// objects is what stands, by the contract's ids.
+type objects struct {
+	networks map[string]bool // or something is left of it
+	ports    map[string]bool
+	uplinks  []uplink
+}
+
+// uplink is a device that leads a network off the host.
+type uplink struct {
+	network string
+	link    *rtnl.Link
+}
+
+// standingObjects sorts what the snapshot has.
+func (b *Backend) standingObjects() objects {
+	o := objects{networks: map[string]bool{}, ports: map[string]bool{}}
+	for id, e := range b.snap.entries {
+		if slices.Contains(e.Holders, vnet.PartOverlay) {
+			o.ports[id] = true
+		}
+	}
+	for _, l := range b.snap.byIndex {
+		part, kind, id, ok := b.h.ParseAlias(l.Alias)
+		if !ok || part != vnet.PartOverlay {
+			continue
+		}
+		if kind == linux.AliasExisting {
+			if port, ok := strings.CutPrefix(id, "port."); ok {
+				kind, id = "port", port
+			} else if network, ok := strings.CutPrefix(id, "network."); ok {
+				kind, id = "device", network
+			}
+		}
+		switch kind {
+		case "port":
+			o.ports[id] = true
+		case "network", "patch":
+			o.networks[id] = true
+		case "tunnel", "vlan", "device":
+			o.networks[id] = true
+			o.uplinks = append(o.uplinks, uplink{id, l})
+		}
+	}
+	return o
+}
+
+// vacate returns the steps by which devices go whose segment another network
+// of nets is to have: before that one is made, as no two can have it at once.
+func (b *Backend) vacate(there objects, nets map[string]*overlay.Network) (steps []linux.Step, err error) {
+	owner := map[overlay.Segment]string{}
+	for _, n := range nets {
+		owner[n.Segment] = n.ID
+	}
+	phys := map[int]string{}
+	for name, dev := range b.h.Options().PhysicalNetworks {
+		if l := b.snap.byName[dev]; l != nil {
+			phys[l.Index] = name
+		}
+	}
+	slices.SortFunc(there.uplinks, func(a, b uplink) int { return strings.Compare(a.network, b.network) })
+	for _, u := range there.uplinks {
+		var s overlay.Segment
+		switch l := u.link; {
+		case l.VXLAN != nil:
+			s = overlay.Segment{Type: overlay.VXLAN, ID: l.VXLAN.VNI}
+		case l.Kind == "vlan":
+			s = overlay.Segment{Type: overlay.VLAN, PhysicalNetwork: phys[l.Peer], ID: uint32(l.VLAN)}
+		default:
+			s = overlay.Segment{Type: overlay.Flat, PhysicalNetwork: phys[l.Index]}
+		}
+		if id, ok := owner[s]; !ok || id == u.network {
+			continue
+		}
+		c := vnet.Change{Verb: vnet.Update, Part: vnet.PartOverlay, Kind: "network", ID: u.network, Impact: vnet.ImpactObject, Where: b.h.Name(),
+			Diff: []string{"segment: " + s.String() + " -> given to network " + owner[s]}}
+		w := &work{b: b, c: &c}
+		dev := u.link.Name
+		if s.Type == overlay.Flat {
+			b.letGo(w, *u.link, linux.FilterAdd)
+		} else {
+			w.step(linux.FilterAdd, func(context.Context) error { return b.h.NS().RTNL().DelLink(dev) }, nil)
+		}
+		steps = append(steps, marked(c, w.steps)...)
+		b.snap.without(u.link, s.Type == overlay.Flat)
+	}
+	return steps, nil
 }
 
 // Watch implements [overlay.Watcher].
@@ -342,18 +423,6 @@ func bridgeMAC(networkID string) vnet.MAC {
 	m := vnet.MAC(sum[:6])
 	m[0] = m[0]&^3 | 2 // local, unicast (IEEE 802, 8.4)
 	return m
-}
-
-// link returns a device, or nil when there is none.
-func (b *Backend) link(name string) (*rtnl.Link, error) {
-	l, err := b.h.NS().RTNL().Link(name)
-	if errors.Is(err, vnet.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &l, nil
 }
 
 // marked puts the change on the first of steps; without steps there is none.

@@ -2,7 +2,6 @@ package linuxoverlay
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -63,12 +62,12 @@ func (b *Backend) explainNetwork(id string) (x vnet.Explanation, err error) {
 }
 
 func (b *Backend) explainPort(ctx context.Context, id string) (x vnet.Explanation, err error) {
-	e, err := b.h.Ports().Get(ctx, id)
-	if errors.Is(err, vnet.ErrNotFound) {
-		return x, fmt.Errorf("port %s on host %s: %w", id, b.h.Name(), vnet.ErrNotFound)
-	}
+	e, err := b.entry(ctx, id)
 	if err != nil {
 		return x, err
+	}
+	if e.ID == "" {
+		return x, fmt.Errorf("port %s on host %s: %w", id, b.h.Name(), vnet.ErrNotFound)
 	}
 	x.Text = fmt.Sprintf("port %s on host %s", id, b.h.Name())
 	x.Add(fmt.Sprintf("index %d (packet mark %#x), held by %v", e.Index, e.Index, e.Holders))

@@ -20,21 +20,32 @@ func (b *Backend) vlanName(id string) string  { return b.h.LinkName("v", id) }
 func (b *Backend) patchName(id string) string { return b.h.LinkName("f", id) } // ours
 func (b *Backend) physName(id string) string  { return b.h.LinkName("g", id) } // on the physical bridge
 
+// leastIPv6MTU is the MTU below which the kernel has no IPv6 on a device, nor
+// settings of it (RFC 8200, section 5).
+const leastIPv6MTU = 1280
+
 // bridgeSysctls keep the host's own stack away from the network: no addresses
 // and no forwarding. IPv6 stays on, without addresses, because the kernel
 // refuses ND entries otherwise (ndisc_allow_add).
-func bridgeSysctls(br string) []sysctl.KV {
-	return []sysctl.KV{
-		{Key: "net/ipv6/conf/" + br + "/addr_gen_mode", Value: "1"},
-		{Key: "net/ipv6/conf/" + br + "/accept_ra", Value: "0"},
-		{Key: "net/ipv6/conf/" + br + "/forwarding", Value: "0"},
+func bridgeSysctls(br string, mtu int) []sysctl.KV {
+	kvs := []sysctl.KV{
 		{Key: "net/ipv4/conf/" + br + "/forwarding", Value: "0"},
 		{Key: "net/ipv4/conf/" + br + "/arp_ignore", Value: "8"},
 	}
+	if mtu < leastIPv6MTU {
+		return kvs
+	}
+	return append(kvs,
+		sysctl.KV{Key: "net/ipv6/conf/" + br + "/addr_gen_mode", Value: "1"},
+		sysctl.KV{Key: "net/ipv6/conf/" + br + "/accept_ra", Value: "0"},
+		sysctl.KV{Key: "net/ipv6/conf/" + br + "/forwarding", Value: "0"})
 }
 
 // portSysctls keep the host from speaking IPv6 through a bridge's port.
-func portSysctls(dev string) []sysctl.KV {
+func portSysctls(dev string, mtu int) []sysctl.KV {
+	if mtu < leastIPv6MTU {
+		return nil
+	}
 	return []sysctl.KV{{Key: "net/ipv6/conf/" + dev + "/disable_ipv6", Value: "1"}}
 }
 
@@ -50,15 +61,15 @@ func tunnelPort(f overlay.Flooding) rtnl.Port {
 }
 
 // mtu is the network's MTU on this host.
-func (b *Backend) mtu(ctx context.Context, n overlay.Network) (int, error) {
+func (b *Backend) mtu(n overlay.Network) (int, error) {
 	under := 1500
 	switch {
 	case n.Segment.Type.Tunnel():
-		m, err := b.h.UnderlayMTU(ctx)
+		dev, err := b.underlay()
 		if err != nil {
 			return 0, err
 		}
-		under = m
+		under = dev.MTU
 	case n.Segment.Type.Physical():
 		dev, err := b.physical(n.Segment)
 		if err != nil {
@@ -98,7 +109,7 @@ func (b *Backend) networkSteps(ctx context.Context, n overlay.Network) ([]linux.
 	if err := b.supported(ctx, n.Segment.Type); err != nil {
 		return nil, err
 	}
-	mtu, err := b.mtu(ctx, n)
+	mtu, err := b.mtu(n)
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +138,7 @@ func (b *Backend) networkSteps(ctx context.Context, n overlay.Network) ([]linux.
 			return rt.AddLink(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: br, HardwareAddr: mac.HardwareAddr(), MTU: mtu}, MulticastSnooping: &snooping})
 		}, func(context.Context) error { return rt.DelLink(br) })
 		w.step(linux.LinkAdd, func(context.Context) error { return rt.SetAlias(br, alias) }, nil)
-		w.sysctl(linux.LinkAdd, bridgeSysctls(br))
+		w.sysctl(linux.LinkAdd, bridgeSysctls(br, mtu))
 	} else {
 		if bridge.Kind != "bridge" {
 			return nil, fmt.Errorf("device %s is a %s: %w", br, bridge.Kind, vnet.ErrConflict)
@@ -143,7 +154,7 @@ func (b *Backend) networkSteps(ctx context.Context, n overlay.Network) ([]linux.
 			w.differ("bridge mac", bridge.MAC, mac, vnet.ImpactSome)
 			w.step(linux.LinkAdd, func(context.Context) error { return rt.SetMAC(br, mac) }, nil)
 		}
-		kvs, err := b.h.NS().Sysctl().Differ(bridgeSysctls(br)...)
+		kvs, err := b.h.NS().Sysctl().Differ(bridgeSysctls(br, min(mtu, bridge.MTU))...)
 		if err != nil {
 			return nil, err
 		}
@@ -160,6 +171,12 @@ func (b *Backend) networkSteps(ctx context.Context, n overlay.Network) ([]linux.
 	if bridge != nil && bridge.MTU != mtu {
 		w.differ("mtu", bridge.MTU, mtu, vnet.ImpactSome)
 		w.step(linux.Configure, func(context.Context) error { return rt.SetMTU(br, mtu) }, nil)
+		if bridge.MTU < leastIPv6MTU && mtu >= leastIPv6MTU {
+			// IPv6 has come to the bridge with the kernel's defaults.
+			off := "net/ipv6/conf/" + br + "/disable_ipv6"
+			w.sysctl(linux.Configure, []sysctl.KV{{Key: off, Value: "1"}})
+			w.sysctl(linux.Configure, append(bridgeSysctls(br, mtu), sysctl.KV{Key: off, Value: "0"}))
+		}
 	}
 	switch up := bridge != nil && bridge.Up; {
 	case up && n.AdminDown:
@@ -186,6 +203,9 @@ func (w *work) step(p linux.Phase, do, undo func(context.Context) error) {
 }
 
 func (w *work) sysctl(p linux.Phase, kvs []sysctl.KV) {
+	if len(kvs) == 0 {
+		return
+	}
 	w.step(p, func(context.Context) error { _, err := w.b.h.NS().Sysctl().Set(kvs...); return err }, nil)
 }
 
@@ -199,7 +219,6 @@ func (w *work) differ(what string, a, b any, impact vnet.Impact) {
 // segmentSteps brings the devices that lead off the host into line.
 func (b *Backend) segmentSteps(w *work, n overlay.Network, bridge *rtnl.Link, mtu int) error {
 	rt := b.h.NS().RTNL()
-	br := b.h.NetworkDevice(n.ID)
 	uplink := "" // the device that is to be a port of the bridge
 	switch n.Segment.Type {
 	case overlay.VXLAN:
@@ -248,25 +267,46 @@ func (b *Backend) segmentSteps(w *work, n overlay.Network, bridge *rtnl.Link, mt
 	if bridge == nil {
 		return nil
 	}
-	ports, err := rt.Ports(br)
+	ports, err := b.portsOf(bridge)
 	if err != nil {
 		return err
 	}
-	for _, l := range ports { // a physical device that this network has left
-		if part, kind, id, ok := b.h.ParseAlias(l.Alias); ok && part == vnet.PartOverlay && kind == linux.AliasExisting && id == "network."+n.ID && l.Name != uplink {
-			w.differ("segment", "on "+l.Name, n.Segment, vnet.ImpactObject)
-			b.letGo(w, l)
+	for _, l := range ports {
+		part, kind, id, ok := b.h.ParseAlias(l.Alias)
+		if !ok || part != vnet.PartOverlay {
+			continue
+		}
+		dev := l.Name
+		switch _, port := b.h.PortOf(l); {
+		case port && l.MTU != mtu:
+			w.differ("mtu of "+dev, l.MTU, mtu, vnet.ImpactSome)
+			w.step(linux.Connect, func(context.Context) error { return rt.SetMTU(dev, mtu) }, nil)
+		case kind == linux.AliasExisting && id == "network."+n.ID && dev != uplink: // left by this network
+			w.differ("segment", "on "+dev, n.Segment, vnet.ImpactObject)
+			b.letGo(w, l, linux.Disconnect)
 		}
 	}
 	return nil
 }
 
-// letGo gives a device of the caller's back.
-func (b *Backend) letGo(w *work, l rtnl.Link) {
+// letGo gives a device of the caller's back: off the bridge, unsigned, and with
+// IPv6 as the host has it for new devices. Its MTU stays: nobody knows what it was.
+func (b *Backend) letGo(w *work, l rtnl.Link, p linux.Phase) {
 	rt := b.h.NS().RTNL()
 	dev := l.Name
-	w.step(linux.Disconnect, func(context.Context) error { return rt.SetMaster(dev, "") }, nil)
-	w.step(linux.Disconnect, func(context.Context) error { return rt.SetAlias(dev, "") }, nil)
+	w.step(p, func(context.Context) error { return rt.SetMaster(dev, "") }, nil)
+	w.step(p, func(context.Context) error {
+		sys := b.h.NS().Sysctl()
+		off, err := sys.Get("net/ipv6/conf/default/disable_ipv6")
+		if err == nil {
+			_, err = sys.Set(sysctl.KV{Key: "net/ipv6/conf/" + dev + "/disable_ipv6", Value: off})
+		}
+		if errors.Is(err, vnet.ErrNotFound) { // no IPv6 on it
+			return nil
+		}
+		return err
+	}, nil)
+	w.step(p, func(context.Context) error { return rt.SetAlias(dev, "") }, nil)
 }
 
 // vxlanSteps makes or mends the tunnel device.
@@ -285,7 +325,7 @@ func (b *Backend) vxlanSteps(w *work, n overlay.Network, bridge *rtnl.Link, mtu 
 			was = fmt.Sprintf("vni %d from %s:%d learning %t", l.VXLAN.VNI, l.VXLAN.Local, l.VXLAN.Port, l.VXLAN.Learning)
 		}
 		w.differ("tunnel", was, fmt.Sprintf("vni %d from %s:%d learning %t", n.Segment.ID, o.TunnelIP, o.TunnelPort, learning), vnet.ImpactObject)
-		w.step(linux.LinkAdd, func(context.Context) error { return rt.DelLink(dev) }, nil)
+		w.step(linux.FilterAdd, func(context.Context) error { return rt.DelLink(dev) }, nil) // before another takes its segment
 		l = nil
 	}
 	alias := b.h.Alias(vnet.PartOverlay, "tunnel", n.ID)
@@ -302,7 +342,7 @@ func (b *Backend) vxlanSteps(w *work, n overlay.Network, bridge *rtnl.Link, mtu 
 			return err
 		}, func(context.Context) error { return rt.DelLink(dev) })
 		w.step(linux.LinkAdd, func(context.Context) error { return rt.SetAlias(dev, alias) }, nil)
-		w.sysctl(linux.LinkAdd, portSysctls(dev))
+		w.sysctl(linux.LinkAdd, portSysctls(dev, mtu))
 		w.step(linux.Connect, func(context.Context) error { return rt.SetMaster(dev, br) }, nil)
 		w.step(linux.Connect, func(context.Context) error { return rt.SetPort(dev, tunnelPort(n.Flooding)) }, nil)
 		w.step(linux.Connect, func(context.Context) error { return rt.SetUp(dev) }, nil)
@@ -310,7 +350,7 @@ func (b *Backend) vxlanSteps(w *work, n overlay.Network, bridge *rtnl.Link, mtu 
 	}
 	if l.Alias == "" { // half made
 		w.step(linux.LinkAdd, func(context.Context) error { return rt.SetAlias(dev, alias) }, nil)
-		w.sysctl(linux.LinkAdd, portSysctls(dev))
+		w.sysctl(linux.LinkAdd, portSysctls(dev, mtu))
 	}
 	return b.uplinkSteps(w, l, bridge, br, mtu, tunnelPort(n.Flooding))
 }
@@ -362,7 +402,7 @@ func (b *Backend) patchSteps(w *work, n overlay.Network, phys *rtnl.Link, mtu in
 			func(context.Context) error { return rt.DelLink(ours) })
 		for _, dev := range []string{ours, theirs} {
 			w.step(linux.LinkAdd, func(context.Context) error { return rt.SetAlias(dev, b.h.Alias(vnet.PartOverlay, "patch", id)) }, nil)
-			w.sysctl(linux.LinkAdd, portSysctls(dev))
+			w.sysctl(linux.LinkAdd, portSysctls(dev, mtu))
 		}
 	}
 	t, err := b.link(theirs)
@@ -381,6 +421,9 @@ func (b *Backend) patchSteps(w *work, n overlay.Network, phys *rtnl.Link, mtu in
 		w.step(linux.Connect, func(context.Context) error { return rt.SetUp(ours) }, nil)
 	}
 	if n.Segment.Type == overlay.VLAN { // the VLAN device over it is the bridge's port
+		if l != nil && l.Master != 0 {
+			w.step(linux.Connect, func(context.Context) error { return rt.SetMaster(ours, "") }, nil)
+		}
 		return nil
 	}
 	bridge, err := b.link(br)
@@ -407,7 +450,7 @@ func (b *Backend) vlanSteps(w *work, n overlay.Network, base string, mtu int) er
 	}
 	if l != nil && (l.VLAN != int(n.Segment.ID) || parent == nil || l.Peer != parent.Index) {
 		w.differ("vlan", l.VLAN, n.Segment.ID, vnet.ImpactObject)
-		w.step(linux.LinkAdd, func(context.Context) error { return rt.DelLink(dev) }, nil)
+		w.step(linux.FilterAdd, func(context.Context) error { return rt.DelLink(dev) }, nil) // before another takes its segment
 		l = nil
 	}
 	if l == nil {
@@ -419,7 +462,7 @@ func (b *Backend) vlanSteps(w *work, n overlay.Network, base string, mtu int) er
 			return rt.AddLink(&rtnl.Vlan{LinkAttrs: rtnl.LinkAttrs{Name: dev, ParentIndex: p.Index, MTU: mtu}, VlanId: int(n.Segment.ID)})
 		}, func(context.Context) error { return rt.DelLink(dev) })
 		w.step(linux.LinkAdd, func(context.Context) error { return rt.SetAlias(dev, b.h.Alias(vnet.PartOverlay, "vlan", n.ID)) }, nil)
-		w.sysctl(linux.LinkAdd, portSysctls(dev))
+		w.sysctl(linux.LinkAdd, portSysctls(dev, mtu))
 		w.step(linux.Connect, func(context.Context) error { return rt.SetMaster(dev, br) }, nil)
 		w.step(linux.Connect, func(context.Context) error { return rt.SetUp(base) }, nil)
 		w.step(linux.Connect, func(context.Context) error { return rt.SetUp(dev) }, nil)
@@ -459,7 +502,7 @@ func (b *Backend) takeDevice(w *work, id string, phys, bridge *rtnl.Link) error 
 		w.differ("physical device", "off the bridge", "on it", vnet.ImpactObject)
 	}
 	w.step(linux.LinkAdd, func(context.Context) error { return rt.SetAlias(dev, alias) }, nil)
-	w.sysctl(linux.LinkAdd, portSysctls(dev))
+	w.sysctl(linux.LinkAdd, portSysctls(dev, phys.MTU))
 	w.step(linux.Connect, func(context.Context) error { return rt.SetMaster(dev, br) }, nil)
 	w.step(linux.Connect, func(context.Context) error { return rt.SetUp(dev) }, nil)
 	return nil
@@ -480,13 +523,13 @@ func (b *Backend) networkGone(ctx context.Context, id string, leaving map[string
 	c := vnet.Change{Verb: vnet.Delete, Part: vnet.PartOverlay, Kind: "network", ID: id, Impact: vnet.ImpactObject, Where: b.h.Name()}
 	w := &work{b: b, c: &c}
 	if bridge != nil {
-		ports, err := rt.Ports(br)
+		ports, err := b.portsOf(bridge)
 		if err != nil {
 			return nil, err
 		}
 		for _, l := range ports {
 			if port, ok := b.h.PortOf(l); ok {
-				if !leaving[port] {
+				if v, _ := b.t.Pending(vnet.PartOverlay, "port", port); !leaving[port] && v != vnet.Delete {
 					return nil, fmt.Errorf("port %s is on it: %w", port, vnet.ErrInUse)
 				}
 				continue
@@ -494,10 +537,12 @@ func (b *Backend) networkGone(ctx context.Context, id string, leaving map[string
 			part, kind, oid, ok := b.h.ParseAlias(l.Alias)
 			switch {
 			case ok && part == vnet.PartOverlay && kind == linux.AliasExisting:
-				b.letGo(w, l)
+				b.letGo(w, l, linux.Disconnect)
 			case ok && part == vnet.PartOverlay:
 			case ok:
-				return nil, fmt.Errorf("%s %s %s is on it: %w", part, kind, oid, vnet.ErrInUse)
+				if v, _ := b.t.Pending(part, kind, oid); v != vnet.Delete {
+					return nil, fmt.Errorf("%s %s %s is on it: %w", part, kind, oid, vnet.ErrInUse)
+				}
 			default:
 				return nil, fmt.Errorf("device %s is on it, which is not ours: %w", l.Name, vnet.ErrInUse)
 			}

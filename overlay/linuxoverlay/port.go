@@ -23,8 +23,8 @@ func (b *Backend) portSteps(ctx context.Context, p overlay.Port, nets map[string
 	}
 	c := vnet.Change{Verb: vnet.Update, Part: vnet.PartOverlay, Kind: "port", ID: p.ID, Impact: vnet.ImpactNone, Where: b.h.Name()}
 	w := &work{b: b, c: &c}
-	entry, err := b.h.Ports().Get(ctx, p.ID)
-	if err != nil && !errors.Is(err, vnet.ErrNotFound) {
+	entry, err := b.entry(ctx, p.ID)
+	if err != nil {
 		return nil, err
 	}
 	if !slices.Contains(entry.Holders, vnet.PartOverlay) {
@@ -41,7 +41,7 @@ func (b *Backend) portSteps(ctx context.Context, p overlay.Port, nets map[string
 		return nil, err
 	}
 	if dev != nil {
-		if err := b.pluggedSteps(ctx, w, p, dev, entry); err != nil {
+		if err := b.pluggedSteps(ctx, w, p, dev, entry, nets); err != nil {
 			return nil, err
 		}
 	}
@@ -65,7 +65,7 @@ func (b *Backend) networkStands(id string) error {
 }
 
 // pluggedSteps brings the device at a port into line with the port.
-func (b *Backend) pluggedSteps(ctx context.Context, w *work, p overlay.Port, dev *rtnl.Link, entry linux.PortEntry) error {
+func (b *Backend) pluggedSteps(ctx context.Context, w *work, p overlay.Port, dev *rtnl.Link, entry linux.PortEntry, nets map[string]*overlay.Network) error {
 	rt := b.h.NS().RTNL()
 	br := b.h.NetworkDevice(p.NetworkID)
 	bridge, err := b.link(br)
@@ -84,6 +84,22 @@ func (b *Backend) pluggedSteps(ctx context.Context, w *work, p overlay.Port, dev
 	}
 	if bridge == nil || dev.Master != bridge.Index {
 		w.differ("network", "another", p.NetworkID, vnet.ImpactObject)
+		n, ok := nets[p.NetworkID]
+		if !ok {
+			known, yes := b.m.network(p.NetworkID)
+			n, ok = &known, yes
+		}
+		mtu := dev.MTU
+		if ok {
+			if mtu, err = b.mtu(*n); err != nil {
+				return err
+			}
+		} else if bridge != nil { // of a process before
+			mtu = bridge.MTU
+		}
+		if mtu != dev.MTU {
+			w.step(linux.Connect, func(context.Context) error { return rt.SetMTU(dev.Name, mtu) }, nil)
+		}
 		w.step(linux.Connect, func(context.Context) error { return rt.SetMaster(dev.Name, br) }, nil)
 	}
 	switch {
@@ -98,24 +114,36 @@ func (b *Backend) pluggedSteps(ctx context.Context, w *work, p overlay.Port, dev
 }
 
 // device finds what is at a port: by its alternative name, or what a killed
-// Plug has made and not yet named.
-func (b *Backend) device(portID string) (*rtnl.Link, error) {
+// Plug has made or bound and not yet named.
+func (b *Backend) device(portID string, e linux.PortEntry) (*rtnl.Link, error) {
 	l, err := b.link(b.h.PortAltName(portID))
 	if err != nil || l != nil {
 		return l, err
 	}
-	return b.link(b.h.LinkName("p", portID))
+	if l, err = b.link(b.h.LinkName("p", portID)); err != nil || l != nil || e.Device == "" {
+		return l, err
+	}
+	l, err = b.link(e.Device)
+	if err != nil || l == nil || l.Alias != b.existingAlias(portID) {
+		return nil, err
+	}
+	return l, nil
+}
+
+// existingAlias signs a device of the caller's at a port.
+func (b *Backend) existingAlias(portID string) string {
+	return b.h.Alias(vnet.PartOverlay, linux.AliasExisting, "port."+portID)
 }
 
 // portGone returns what unplugs and forgets a port.
 func (b *Backend) portGone(ctx context.Context, id string) ([]linux.Step, error) {
 	c := vnet.Change{Verb: vnet.Delete, Part: vnet.PartOverlay, Kind: "port", ID: id, Impact: vnet.ImpactObject, Where: b.h.Name()}
 	w := &work{b: b, c: &c}
-	if err := b.unplugSteps(ctx, w, id); err != nil {
+	entry, err := b.entry(ctx, id)
+	if err != nil {
 		return nil, err
 	}
-	entry, err := b.h.Ports().Get(ctx, id)
-	if err != nil && !errors.Is(err, vnet.ErrNotFound) {
+	if err := b.unplugSteps(ctx, w, id, entry); err != nil {
 		return nil, err
 	}
 	if slices.Contains(entry.Holders, vnet.PartOverlay) {
@@ -128,9 +156,9 @@ func (b *Backend) portGone(ctx context.Context, id string) ([]linux.Step, error)
 	return marked(c, w.steps), nil
 }
 
-func (b *Backend) unplugSteps(ctx context.Context, w *work, id string) error {
+func (b *Backend) unplugSteps(ctx context.Context, w *work, id string, entry linux.PortEntry) error {
 	rt := b.h.NS().RTNL()
-	l, err := b.device(id)
+	l, err := b.device(id, entry)
 	if err != nil {
 		return err
 	}
@@ -139,17 +167,13 @@ func (b *Backend) unplugSteps(ctx context.Context, w *work, id string) error {
 		_, kind, _, ok := b.h.ParseAlias(l.Alias)
 		switch {
 		case ok && kind == linux.AliasExisting:
-			b.letGo(w, *l)
+			b.letGo(w, *l, linux.Disconnect)
 			w.step(linux.Disconnect, func(context.Context) error { return rt.DelAltName(dev, b.h.PortAltName(id)) }, nil)
 		case ok || l.Alias == "":
 			w.step(linux.LinkDel, func(context.Context) error { return rt.DelLink(dev) }, nil)
 		default:
 			return fmt.Errorf("device %s is %q: %w", dev, l.Alias, vnet.ErrConflict)
 		}
-	}
-	entry, err := b.h.Ports().Get(ctx, id)
-	if err != nil && !errors.Is(err, vnet.ErrNotFound) {
-		return err
 	}
 	if entry.Device != "" {
 		steps, err := b.h.Ports().Unbind(ctx, id)
@@ -163,38 +187,46 @@ func (b *Backend) unplugSteps(ctx context.Context, w *work, id string) error {
 
 // Unplug implements [overlay.Plugger].
 func (b *Backend) Unplug(ctx context.Context, portID string) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.m.op.Lock()
+	defer b.m.op.Unlock()
 	c := vnet.Change{Verb: vnet.Update, Part: vnet.PartOverlay, Kind: "port", ID: portID, Impact: vnet.ImpactObject, Where: b.h.Name(), Diff: []string{"device: unplugged"}}
 	w := &work{b: b, c: &c}
-	if err := b.unplugSteps(ctx, w, portID); err != nil {
+	entry, err := b.entry(ctx, portID)
+	if err != nil {
+		return err
+	}
+	if err := b.unplugSteps(ctx, w, portID, entry); err != nil {
 		return err
 	}
 	return b.t.Submit(ctx, marked(c, w.steps)...)
 }
 
-// Plug implements [overlay.Plugger].
+// Plug implements [overlay.Plugger]. The far end of a veth pair that stands
+// gets the port's MAC again, as after the port has changed.
 func (b *Backend) Plug(ctx context.Context, a overlay.Attachment) (overlay.Device, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	p, ok := b.ports[a.PortID]
+	b.m.op.Lock()
+	defer b.m.op.Unlock()
+	p, ok := b.m.port(a.PortID)
 	if !ok {
 		return overlay.Device{}, fmt.Errorf("port %s has not been ensured here: %w", a.PortID, vnet.ErrNotFound)
 	}
-	n, ok := b.networks[p.NetworkID]
+	n, ok := b.m.network(p.NetworkID)
 	if !ok {
 		return overlay.Device{}, fmt.Errorf("network %s has not been ensured here: %w", p.NetworkID, vnet.ErrNotFound)
 	}
-	mtu, err := b.mtu(ctx, n)
+	mtu, err := b.mtu(n)
 	if err != nil {
 		return overlay.Device{}, err
 	}
-	dev := b.h.LinkName("p", p.ID)
-	alias := b.h.Alias(vnet.PartOverlay, "port", p.ID)
-	if a.Kind == overlay.Existing {
-		dev, alias = a.Name, b.h.Alias(vnet.PartOverlay, linux.AliasExisting, "port."+p.ID)
+	entry, err := b.entry(ctx, p.ID)
+	if err != nil {
+		return overlay.Device{}, err
 	}
-	standing, err := b.device(p.ID)
+	dev, alias := b.h.LinkName("p", p.ID), b.h.Alias(vnet.PartOverlay, "port", p.ID)
+	if a.Kind == overlay.Existing {
+		dev, alias = a.Name, b.existingAlias(p.ID)
+	}
+	standing, err := b.device(p.ID, entry)
 	if err != nil {
 		return overlay.Device{}, err
 	}
@@ -203,7 +235,8 @@ func (b *Backend) Plug(ctx context.Context, a overlay.Attachment) (overlay.Devic
 	}
 	c := vnet.Change{Verb: vnet.Update, Part: vnet.PartOverlay, Kind: "port", ID: p.ID, Impact: vnet.ImpactNone, Where: b.h.Name(), Diff: []string{"device: " + dev}}
 	w := &work{b: b, c: &c}
-	if err := b.plugSteps(ctx, w, a, p, dev, alias, mtu); err != nil {
+	pl := plug{attachment: a, port: p, dev: dev, alias: alias, mtu: mtu, link: standing, entry: entry}
+	if err := b.plugSteps(ctx, w, pl); err != nil {
 		return overlay.Device{}, err
 	}
 	if err := b.t.Submit(ctx, marked(c, w.steps)...); err != nil {
@@ -212,29 +245,24 @@ func (b *Backend) Plug(ctx context.Context, a overlay.Attachment) (overlay.Devic
 	return overlay.Device{Name: dev, MTU: mtu}, nil
 }
 
-func (b *Backend) plugSteps(ctx context.Context, w *work, a overlay.Attachment, p overlay.Port, dev, alias string, mtu int) error {
+// plug is one plugging: what is asked, and what stands.
+type plug struct {
+	attachment overlay.Attachment
+	port       overlay.Port
+	dev, alias string
+	mtu        int
+	link       *rtnl.Link // nil: not there
+	entry      linux.PortEntry
+}
+
+func (b *Backend) plugSteps(ctx context.Context, w *work, a plug) error {
 	rt := b.h.NS().RTNL()
+	dev, mtu, p := a.dev, a.mtu, a.port
 	br, alt := b.h.NetworkDevice(p.NetworkID), b.h.PortAltName(p.ID)
-	entry, err := b.h.Ports().Get(ctx, p.ID)
-	if err != nil && !errors.Is(err, vnet.ErrNotFound) {
-		return err
-	}
-	if entry.Device != dev || entry.Filtered != p.Filtered {
-		steps, err := b.h.Ports().Bind(ctx, p.ID, dev, p.Filtered)
-		if err != nil {
-			return err
-		}
-		w.steps = append(w.steps, steps...)
-	}
-	l, err := b.link(dev)
-	if err != nil {
-		return err
-	}
-	if l != nil && l.Alias != "" && l.Alias != alias {
-		return fmt.Errorf("device %s is %q: %w", dev, l.Alias, vnet.ErrConflict)
-	}
+	l := a.link
 	if l == nil {
-		if err := b.makeDevice(w, a, p, dev, mtu); err != nil {
+		var err error
+		if l, err = b.link(dev); err != nil {
 			return err
 		}
 	}
@@ -242,17 +270,39 @@ func (b *Backend) plugSteps(ctx context.Context, w *work, a overlay.Attachment, 
 	if err != nil {
 		return err
 	}
-	if l != nil && l.Master != 0 && l.Alias == "" && (bridge == nil || l.Master != bridge.Index) {
-		return fmt.Errorf("device %s is a port of another bridge: %w", dev, vnet.ErrConflict)
+	if l != nil {
+		if l.Alias != "" && l.Alias != a.alias {
+			return fmt.Errorf("device %s is %q: %w", dev, l.Alias, vnet.ErrConflict)
+		}
+		if l.Master != 0 && l.Alias == "" && (bridge == nil || l.Master != bridge.Index) {
+			return fmt.Errorf("device %s is a port of another bridge: %w", dev, vnet.ErrConflict)
+		}
+		if err := b.sameDevice(w, a, *l); err != nil {
+			return err
+		}
 	}
-	if l == nil || l.Alias != alias {
-		w.step(linux.LinkAdd, func(context.Context) error { return rt.SetAlias(dev, alias) }, nil)
-		w.sysctl(linux.LinkAdd, portSysctls(dev))
+	// Known to the filters before there is anything to filter.
+	if a.entry.Device != dev || a.entry.Filtered != p.Filtered {
+		steps, err := b.h.Ports().Bind(ctx, p.ID, dev, p.Filtered)
+		if err != nil {
+			return err
+		}
+		w.steps = append(w.steps, steps...)
+	}
+	if l == nil {
+		if err := b.makeDevice(w, a); err != nil {
+			return err
+		}
+	}
+	if l == nil || l.Alias != a.alias {
+		w.step(linux.LinkAdd, func(context.Context) error { return rt.SetAlias(dev, a.alias) }, nil)
+		w.sysctl(linux.LinkAdd, portSysctls(dev, mtu))
 	}
 	if l == nil || !slices.Contains(l.AltNames, alt) {
 		w.step(linux.LinkAdd, func(context.Context) error { return rt.AddAltName(dev, alt) }, nil)
 	}
-	if l == nil || l.MTU != mtu {
+	// A tap is made with the kernel's MTU.
+	if l == nil && a.attachment.Kind == overlay.Tap || l != nil && l.MTU != mtu {
 		w.step(linux.Connect, func(context.Context) error { return rt.SetMTU(dev, mtu) }, nil)
 	}
 	if l == nil || bridge == nil || l.Master != bridge.Index {
@@ -267,30 +317,83 @@ func (b *Backend) plugSteps(ctx context.Context, w *work, a overlay.Attachment, 
 	return nil
 }
 
+// sameDevice refuses a device of another kind than asked for, and brings the
+// far end of a pair into line.
+func (b *Backend) sameDevice(w *work, a plug, l rtnl.Link) error {
+	kind := map[overlay.DeviceKind]string{overlay.Veth: "veth", overlay.Tap: "tun"}[a.attachment.Kind]
+	if kind == "" {
+		return nil // the caller's own
+	}
+	if l.Kind != kind {
+		return fmt.Errorf("port %s has device %s, a %s: %w", a.port.ID, l.Name, l.Kind, vnet.ErrConflict)
+	}
+	if kind == "tun" {
+		return nil
+	}
+	ns, err := netns.Open(a.attachment.Netns)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	there := rtnl.Open(ns)
+	defer there.Close()
+	far, err := there.LinkByIndex(l.Peer)
+	if err != nil && !errors.Is(err, vnet.ErrNotFound) {
+		return err
+	}
+	if err != nil || far.Kind != "veth" || far.Peer != l.Index || far.Name != a.attachment.Name {
+		return fmt.Errorf("the far end of device %s at port %s is not %s in %s: %w", l.Name, a.port.ID, a.attachment.Name, a.attachment.Netns, vnet.ErrConflict)
+	}
+	if far.MAC == a.port.MAC && far.MTU == a.mtu {
+		return nil
+	}
+	w.step(linux.Connect, func(context.Context) error {
+		return b.farEnd(a.attachment, func(c *rtnl.Conn) error {
+			if err := c.SetMAC(a.attachment.Name, a.port.MAC); err != nil {
+				return err
+			}
+			return c.SetMTU(a.attachment.Name, a.mtu)
+		})
+	}, nil)
+	return nil
+}
+
+// farEnd runs f with a connection in the namespace of a pair's far end.
+func (b *Backend) farEnd(a overlay.Attachment, f func(*rtnl.Conn) error) error {
+	ns, err := netns.Open(a.Netns)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	c := rtnl.Open(ns)
+	defer c.Close()
+	return f(c)
+}
+
 // makeDevice makes what the attachment asks for.
-func (b *Backend) makeDevice(w *work, a overlay.Attachment, p overlay.Port, dev string, mtu int) error {
+func (b *Backend) makeDevice(w *work, a plug) error {
 	rt := b.h.NS().RTNL()
-	undo := func(context.Context) error { return rt.DelLink(dev) }
-	switch a.Kind {
+	undo := func(context.Context) error { return rt.DelLink(a.dev) }
+	switch a.attachment.Kind {
 	case overlay.Existing:
-		return fmt.Errorf("device %s on host %s: %w", dev, b.h.Name(), vnet.ErrNotFound)
+		return fmt.Errorf("device %s on host %s: %w", a.dev, b.h.Name(), vnet.ErrNotFound)
 	case overlay.Veth:
-		ns, err := netns.Open(a.Netns)
+		ns, err := netns.Open(a.attachment.Netns) // refused before anything is written
 		if err != nil {
 			return err
 		}
 		ns.Close()
 		w.step(linux.LinkAdd, func(context.Context) error {
-			ns, err := netns.Open(a.Netns)
+			ns, err := netns.Open(a.attachment.Netns)
 			if err != nil {
 				return err
 			}
 			defer ns.Close()
-			return rt.AddVeth(dev, a.Name, ns, vnet.MAC{}, p.MAC, mtu)
+			return rt.AddVeth(a.dev, a.attachment.Name, ns, vnet.MAC{}, a.port.MAC, a.mtu)
 		}, undo)
 	case overlay.Tap:
 		w.step(linux.LinkAdd, func(context.Context) error {
-			return rt.AddLink(&rtnl.Tuntap{LinkAttrs: rtnl.LinkAttrs{Name: dev, MTU: mtu}, Mode: rtnl.TapMode})
+			return rt.AddLink(&rtnl.Tuntap{LinkAttrs: rtnl.LinkAttrs{Name: a.dev, MTU: a.mtu}, Mode: rtnl.TapMode})
 		}, undo)
 	}
 	return nil

@@ -2,7 +2,9 @@ package linuxoverlay
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -21,36 +23,75 @@ func flooded(f overlay.Flooding) bool { return f.Broadcast || f.UnknownUnicast |
 // EnsureRemotePort implements [overlay.RemoteBackend]. On networks without
 // tunnels there is nothing to do.
 func (b *Backend) EnsureRemotePort(ctx context.Context, p overlay.RemotePort) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	n, ok := b.networks[p.NetworkID]
+	b.m.op.Lock()
+	defer b.m.op.Unlock()
+	n, ok := b.m.network(p.NetworkID)
 	if !ok {
 		return fmt.Errorf("network %s has not been ensured here: %w", p.NetworkID, vnet.ErrNotFound)
 	}
-	old, known := b.remotes[p.ID]
+	old, known := b.m.remote(p.ID)
 	if known && old.Equal(p) {
 		return nil
 	}
 	if err := b.reachable(n, p); err != nil {
 		return err
 	}
-	c, _ := overlay.DiffRemotePort(nil, &p)
+	remember := func() {
+		b.m.mu.Lock()
+		defer b.m.mu.Unlock()
+		b.m.remotes[p.ID] = p
+	}
 	var steps []linux.Step
+	c, _ := overlay.DiffRemotePort(nil, &p)
 	if known {
 		c, _ = overlay.DiffRemotePort(&old, &p)
-		steps = append(steps, b.forgetSteps(old, &p)...)
 	}
 	c.Where = b.h.Name()
 	if n.Segment.Type == overlay.VXLAN {
-		w := &work{b: b, c: &c}
-		b.tellSteps(w, n, p)
-		steps = append(w.steps, steps...)
+		stands := false
+		if !known { // by this process; it may be from one before
+			var err error
+			if stands, err = b.found(n, p); err != nil {
+				return err
+			}
+		}
+		if !stands {
+			w := &work{b: b, c: &c}
+			b.tellSteps(w, n, p)
+			steps = w.steps
+		}
 	}
-	if err := b.t.Submit(ctx, marked(c, steps)...); err != nil {
-		return err
+	if known {
+		steps = append(steps, b.forgetSteps(old, &p)...)
 	}
-	b.remotes[p.ID] = p
-	return nil
+	if len(steps) == 0 {
+		remember()
+		return nil
+	}
+	// In a batch it is known only once it is done.
+	steps = append(steps, linux.Step{Phase: linux.Disconnect, Do: func(context.Context) error { remember(); return nil }})
+	return b.t.Submit(ctx, marked(c, steps)...)
+}
+
+// found reports whether the entries of p stand from a process before.
+func (b *Backend) found(n overlay.Network, p overlay.RemotePort) (bool, error) {
+	b.m.mu.Lock()
+	s, ok := b.m.found[n.ID]
+	b.m.mu.Unlock()
+	if !ok {
+		var err error
+		if s, err = b.standing(n.ID); err != nil {
+			return false, err
+		}
+		b.m.mu.Lock()
+		b.m.found[n.ID] = s
+		b.m.mu.Unlock()
+	}
+	b.m.mu.Lock()
+	defer b.m.mu.Unlock()
+	right := s.has(p, n.Flooding, nil)
+	s.drop(p) // from now on it is what this process makes of it
+	return right, nil
 }
 
 // reachable refuses an endpoint of another family than this host's.
@@ -62,21 +103,28 @@ func (b *Backend) reachable(n overlay.Network, p overlay.RemotePort) error {
 }
 
 // DeleteRemotePort implements [overlay.RemoteBackend]. Ids are known from
-// Ensure and Sync of this process.
+// Ensure and Sync of this process: after a restart one of those comes first.
 func (b *Backend) DeleteRemotePort(ctx context.Context, id string) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	old, ok := b.remotes[id]
+	b.m.op.Lock()
+	defer b.m.op.Unlock()
+	old, ok := b.m.remote(id)
 	if !ok {
 		return nil
 	}
 	c, _ := overlay.DiffRemotePort(&old, nil)
 	c.Where = b.h.Name()
-	if err := b.t.Submit(ctx, marked(c, b.forgetSteps(old, nil))...); err != nil {
-		return err
+	forget := func() {
+		b.m.mu.Lock()
+		defer b.m.mu.Unlock()
+		delete(b.m.remotes, id)
 	}
-	delete(b.remotes, id)
-	return nil
+	steps := b.forgetSteps(old, nil)
+	if len(steps) == 0 {
+		forget()
+		return nil
+	}
+	steps = append(steps, linux.Step{Phase: linux.Disconnect, Do: func(context.Context) error { forget(); return nil }})
+	return b.t.Submit(ctx, marked(c, steps)...)
 }
 
 // tellSteps writes a remote port's entries.
@@ -90,7 +138,7 @@ func (b *Backend) tellSteps(w *work, n overlay.Network, p overlay.RemotePort) {
 		if err := rt.SetFDB(rtnl.FDB{Dev: vx, MAC: p.MAC, Master: true, State: rtnl.NoARP}); err != nil {
 			return err
 		}
-		for _, ip := range p.IPs {
+		for _, ip := range b.answered(n, p) {
 			if err := rt.SetNeigh(rtnl.Neigh{Dev: br, IP: ip, MAC: p.MAC, State: rtnl.Permanent}); err != nil {
 				return err
 			}
@@ -102,9 +150,18 @@ func (b *Backend) tellSteps(w *work, n overlay.Network, p overlay.RemotePort) {
 	}, nil)
 }
 
+// answered are the addresses of p that the bridge answers for: all, but IPv6 on
+// a bridge that has none (see leastIPv6MTU).
+func (b *Backend) answered(n overlay.Network, p overlay.RemotePort) []netip.Addr {
+	if mtu, err := b.mtu(n); err != nil || mtu >= leastIPv6MTU {
+		return p.IPs
+	}
+	return slices.DeleteFunc(slices.Clone(p.IPs), netip.Addr.Is6)
+}
+
 // forgetSteps removes the entries of old that now, which takes its place, has not.
 func (b *Backend) forgetSteps(old overlay.RemotePort, now *overlay.RemotePort) []linux.Step {
-	n, ok := b.networks[old.NetworkID]
+	n, ok := b.m.network(old.NetworkID)
 	if !ok || n.Segment.Type != overlay.VXLAN {
 		return nil
 	}
@@ -118,8 +175,8 @@ func (b *Backend) forgetSteps(old overlay.RemotePort, now *overlay.RemotePort) [
 	endpoint := same && now.Endpoint == old.Endpoint
 	var heirs []rtnl.Neigh
 	br, vx := b.h.NetworkDevice(old.NetworkID), b.vxlanName(old.NetworkID)
-	for _, r := range b.remotes {
-		if r.ID == old.ID || r.NetworkID != old.NetworkID {
+	for _, r := range b.m.remotesOf(old.NetworkID) {
+		if r.ID == old.ID {
 			continue
 		}
 		endpoint = endpoint || r.Endpoint == old.Endpoint
@@ -152,10 +209,23 @@ func (b *Backend) forgetSteps(old overlay.RemotePort, now *overlay.RemotePort) [
 				return err
 			}
 		}
-		if !endpoint {
-			return rt.DelFDB(rtnl.FDB{Dev: vx, MAC: headEnd, Dst: old.Endpoint})
+		if endpoint {
+			return nil
 		}
-		return nil
+		// It may still be that of ports that this process has not been told of.
+		fdb, err := rt.FDBs(vx)
+		if errors.Is(err, vnet.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, f := range fdb {
+			if f.Dst == old.Endpoint && f.MAC != headEnd && f.State&rtnl.Permanent != 0 {
+				return nil
+			}
+		}
+		return rt.DelFDB(rtnl.FDB{Dev: vx, MAC: headEnd, Dst: old.Endpoint})
 	}}}
 }
 
@@ -165,10 +235,36 @@ type standing struct {
 	bridge map[vnet.MAC]bool       // bridge: it is by the tunnel
 	neigh  map[netip.Addr]vnet.MAC // what ARP and ND are answered with
 	head   map[netip.Addr]bool     // where what is flooded goes
+	mtu    int                     // of the bridge
+}
+
+// has reports whether all entries of p are there. An address that several
+// ports share may be answered for any of its owners.
+func (s standing) has(p overlay.RemotePort, f overlay.Flooding, owners map[netip.Addr][]vnet.MAC) bool {
+	if s.tunnel[p.MAC] != p.Endpoint || !s.bridge[p.MAC] || flooded(f) && !s.head[p.Endpoint] {
+		return false
+	}
+	for _, ip := range p.IPs {
+		if mac, ok := s.neigh[ip]; !ok && !s.noIPv6(ip) || ok && mac != p.MAC && !slices.Contains(owners[ip], mac) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s standing) noIPv6(ip netip.Addr) bool { return ip.Is6() && s.mtu < leastIPv6MTU }
+
+// drop forgets what is p's alone.
+func (s standing) drop(p overlay.RemotePort) {
+	delete(s.tunnel, p.MAC)
+	delete(s.bridge, p.MAC)
+	for _, ip := range p.IPs {
+		delete(s.neigh, ip)
+	}
 }
 
 func (b *Backend) standing(id string) (standing, error) {
-	s := standing{map[vnet.MAC]netip.Addr{}, map[vnet.MAC]bool{}, map[netip.Addr]vnet.MAC{}, map[netip.Addr]bool{}}
+	s := standing{map[vnet.MAC]netip.Addr{}, map[vnet.MAC]bool{}, map[netip.Addr]vnet.MAC{}, map[netip.Addr]bool{}, leastIPv6MTU}
 	rt := b.h.NS().RTNL()
 	br, vx := b.h.NetworkDevice(id), b.vxlanName(id)
 	l, err := b.link(vx)
@@ -194,6 +290,7 @@ func (b *Backend) standing(id string) (standing, error) {
 	if err != nil || bl == nil {
 		return s, err
 	}
+	s.mtu = bl.MTU
 	neighs, err := rt.Neighs(br)
 	if err != nil {
 		return s, err
@@ -208,50 +305,57 @@ func (b *Backend) standing(id string) (standing, error) {
 
 // remoteSteps returns what makes the kernel know the remote ports of n; whole
 // says that want is all of them, and what else it knows goes.
-func (b *Backend) remoteSteps(ctx context.Context, n overlay.Network, want []overlay.RemotePort, whole bool) ([]linux.Step, error) {
+func (b *Backend) remoteSteps(n overlay.Network, want []overlay.RemotePort, whole bool) ([]linux.Step, error) {
 	s, err := b.standing(n.ID)
 	if err != nil {
 		return nil, err
 	}
+	return b.remoteStepsFrom(s, n, want, whole)
+}
+
+func (b *Backend) remoteStepsFrom(s standing, n overlay.Network, want []overlay.RemotePort, whole bool) ([]linux.Step, error) {
 	var steps []linux.Step
-	macs, heads, ips := map[vnet.MAC]bool{}, map[netip.Addr]bool{}, map[netip.Addr]bool{}
+	macs, heads, owners := map[vnet.MAC]bool{}, map[netip.Addr]bool{}, map[netip.Addr][]vnet.MAC{}
+	for _, p := range want {
+		for _, ip := range p.IPs {
+			owners[ip] = append(owners[ip], p.MAC)
+		}
+	}
 	for _, p := range want {
 		if err := b.reachable(n, p); err != nil {
 			return nil, err
 		}
 		macs[p.MAC] = true
-		heads[p.Endpoint] = heads[p.Endpoint] || flooded(n.Flooding)
-		c, _ := overlay.DiffRemotePort(nil, &p)
-		c.Where = b.h.Name()
-		at, known := s.tunnel[p.MAC]
-		right := known && at == p.Endpoint && s.bridge[p.MAC] && (!flooded(n.Flooding) || s.head[p.Endpoint])
-		for _, ip := range p.IPs {
-			mac, ok := s.neigh[ip]
-			// A shared address is answered for the first port that has it.
-			right = right && ok && (mac == p.MAC || ips[ip])
-			ips[ip] = true
-		}
-		if right {
+		heads[p.Endpoint] = flooded(n.Flooding)
+		if s.has(p, n.Flooding, owners) {
 			continue
 		}
-		if known {
-			c.Verb, c.Impact, c.Diff = vnet.Update, vnet.ImpactSome, []string{fmt.Sprintf("endpoint: %s -> %s", at, p.Endpoint)}
+		c, _ := overlay.DiffRemotePort(nil, &p)
+		c.Where = b.h.Name()
+		if at, known := s.tunnel[p.MAC]; known {
+			c.Verb, c.Impact, c.Diff = vnet.Update, vnet.ImpactSome, []string{"entries: mended"}
+			if at != p.Endpoint {
+				c.Diff = []string{fmt.Sprintf("endpoint: %s -> %s", at, p.Endpoint)}
+			}
 		}
 		w := &work{b: b, c: &c}
 		b.tellSteps(w, n, p)
 		steps = append(steps, marked(c, w.steps)...)
 	}
-	if !whole {
-		return steps, nil
+	if whole {
+		return append(steps, b.surplusSteps(n, s, macs, heads, owners)...), nil
 	}
-	return append(steps, b.surplusSteps(n, s, macs, heads, ips)...), nil
+	if !flooded(n.Flooding) { // any more
+		return append(steps, b.staleSteps(n, nil, slices.Collect(maps.Keys(s.head)))...), nil
+	}
+	return steps, nil
 }
 
 // surplusSteps removes what nothing wants any more; the kernel knows no ids,
 // so the changes name MACs.
-func (b *Backend) surplusSteps(n overlay.Network, s standing, macs map[vnet.MAC]bool, heads, ips map[netip.Addr]bool) []linux.Step {
+func (b *Backend) surplusSteps(n overlay.Network, s standing, macs map[vnet.MAC]bool, heads map[netip.Addr]bool, owners map[netip.Addr][]vnet.MAC) []linux.Step {
 	rt := b.h.NS().RTNL()
-	br, vx := b.h.NetworkDevice(n.ID), b.vxlanName(n.ID)
+	vx := b.vxlanName(n.ID)
 	gone := map[vnet.MAC]bool{}
 	for m := range s.tunnel {
 		gone[m] = gone[m] || !macs[m]
@@ -281,7 +385,7 @@ func (b *Backend) surplusSteps(n overlay.Network, s standing, macs map[vnet.MAC]
 	}
 	var stale []netip.Addr
 	for ip := range s.neigh {
-		if !ips[ip] {
+		if owners[ip] == nil {
 			stale = append(stale, ip)
 		}
 	}
@@ -291,9 +395,16 @@ func (b *Backend) surplusSteps(n overlay.Network, s standing, macs map[vnet.MAC]
 			ends = append(ends, ip)
 		}
 	}
+	return append(steps, b.staleSteps(n, stale, ends)...)
+}
+
+// staleSteps removes answers and destinations that no remote port of n has.
+func (b *Backend) staleSteps(n overlay.Network, stale, ends []netip.Addr) []linux.Step {
 	if len(stale)+len(ends) == 0 {
-		return steps
+		return nil
 	}
+	rt := b.h.NS().RTNL()
+	br, vx := b.h.NetworkDevice(n.ID), b.vxlanName(n.ID)
 	slices.SortFunc(stale, netip.Addr.Compare)
 	slices.SortFunc(ends, netip.Addr.Compare)
 	c := vnet.Change{Verb: vnet.Update, Part: vnet.PartOverlay, Kind: "network", ID: n.ID, Impact: vnet.ImpactSome, Where: b.h.Name()}
@@ -303,7 +414,7 @@ func (b *Backend) surplusSteps(n overlay.Network, s standing, macs map[vnet.MAC]
 	for _, ip := range ends {
 		c.Diff = append(c.Diff, "flooding to "+ip.String()+": gone")
 	}
-	return append(steps, linux.Step{Change: c, Phase: linux.Disconnect, Do: func(context.Context) error {
+	return []linux.Step{{Change: c, Phase: linux.Disconnect, Do: func(context.Context) error {
 		for _, ip := range stale {
 			if err := rt.DelNeigh(rtnl.Neigh{Dev: br, IP: ip}); err != nil {
 				return err
@@ -315,5 +426,5 @@ func (b *Backend) surplusSteps(n overlay.Network, s standing, macs map[vnet.MAC]
 			}
 		}
 		return nil
-	}})
+	}}}
 }
