@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -384,6 +385,20 @@ func (b *Backend) steps(ctx context.Context, changes []change) ([]linux.Step, er
 		}
 	}
 	w := difference(b.l, before, draw(b.l, f, t))
+	if b.rev == 0 {
+		w.first = true
+		for _, table := range []nft.Table{b.l.port, b.l.group} {
+			names, err := b.h.NS().NFT().Sets(ctx, table)
+			if err != nil {
+				return nil, fmt.Errorf("read what stands: %w", err)
+			}
+			for _, n := range names {
+				if strings.HasPrefix(n, prefix) {
+					w.leftSets = append(w.leftSets, nft.Set{Table: table, Name: n})
+				}
+			}
+		}
+	}
 	if err := b.note(&w, changes); err != nil {
 		return nil, err
 	}

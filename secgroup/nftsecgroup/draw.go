@@ -249,6 +249,8 @@ func draw(l layout, f *facts, t touched) *image {
 // write is what has to be written to come from one image to another.
 type write struct {
 	l         layout
+	first     bool // nothing of ours is known to stand: what is there is left over
+	leftSets  []nft.Set
 	chains    []nft.Chain
 	sets      []nft.Set
 	goneChain []nft.Chain
@@ -319,6 +321,9 @@ func (l layout) fixed(s nft.Set) bool {
 
 // declare declares it in a transaction.
 func (w write) declare(tx *nft.Tx) {
+	if w.first {
+		w.sweep(tx)
+	}
 	for _, s := range w.l.fixedSets() {
 		tx.Set(s)
 	}
@@ -342,6 +347,24 @@ func (w write) declare(tx *nft.Tx) {
 	}
 	for _, s := range w.goneSet {
 		tx.DeleteSet(s)
+	}
+}
+
+// sweep takes away what a first transaction that did not end has left: big
+// ones are loaded in parts, into sets that nothing uses yet.
+func (w write) sweep(tx *nft.Tx) {
+	add := map[string][]nft.Element{}
+	for _, e := range w.add {
+		add[e.set.Table.String()+" "+e.set.Name] = e.elems
+	}
+	for _, s := range slices.Concat(w.l.fixedSets(), w.sets) {
+		tx.Set(s)
+		tx.Fill(s, add[s.Table.String()+" "+s.Name]...)
+	}
+	for _, s := range w.leftSets {
+		if !slices.ContainsFunc(slices.Concat(w.l.fixedSets(), w.sets), func(o nft.Set) bool { return o.Table == s.Table && o.Name == s.Name }) {
+			tx.DeleteSet(s)
+		}
 	}
 }
 

@@ -1,0 +1,51 @@
+package nftsecgroup
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/vnet-go/vnet"
+	"github.com/vnet-go/vnet/internal/lab"
+	"github.com/vnet-go/vnet/internal/nft"
+	"github.com/vnet-go/vnet/linux"
+	"github.com/vnet-go/vnet/secgroup"
+)
+
+// TestLeftovers begins where a process was killed in its first transaction,
+// of which parts were loaded.
+func TestLeftovers(t *testing.T) {
+	ctx := context.Background()
+	l := lab.New(t)
+	ns := l.NS("h")
+	h, err := linux.Open(ctx, vnet.Owner(l.Owner("s")), &linux.Options{Name: "h", Netns: ns.Path, NetnsDir: l.NetnsDir()})
+	require.NoError(t, err)
+	defer h.Close()
+	b, err := New(h, nil)
+	require.NoError(t, err)
+	old := textState()
+	list, err := new(recorder).pieces(entry{Port: &old.Ports[0]})
+	require.NoError(t, err)
+	orphan := b.l.members("nobody", false, false)
+	require.NoError(t, h.NS().NFT().Do(ctx, func(tx *nft.Tx) error {
+		tx.Set(b.l.record())
+		tx.Add(b.l.record(), list[0])
+		tx.Set(b.l.secured())
+		tx.Add(b.l.secured(), nft.Key(uint32(77)))
+		tx.Set(orphan)
+		return nil
+	}))
+	want := secgroup.State{Groups: old.Groups[:1]}
+	require.NoError(t, b.Sync(ctx, want, vnet.SyncOptions{}))
+	again, err := New(h, nil)
+	require.NoError(t, err)
+	plan, err := again.Plan(ctx, want)
+	require.NoError(t, err)
+	require.True(t, plan.Empty(), plan.String())
+	elems, err := h.NS().NFT().Elements(ctx, b.l.secured())
+	require.NoError(t, err)
+	require.Empty(t, elems)
+	_, err = h.NS().NFT().Elements(ctx, orphan)
+	require.ErrorIs(t, err, vnet.ErrNotFound)
+}
