@@ -1,7 +1,10 @@
 package linuxdhcp_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -90,4 +93,133 @@ func TestOneServe(t *testing.T) {
 	go func() { done <- b.Serve(ctx) }()
 	require.Eventually(t, func() bool { return b.Health(ctx).Complete }, 3*time.Second, 10*time.Millisecond)
 	require.ErrorIs(t, b.Serve(ctx), vnet.ErrConflict)
+}
+
+func scopeOn(network string) dhcp.Scope {
+	return dhcp.Scope{
+		ID: "s-" + network, NetworkID: network, Subnet: netip.MustParsePrefix("10.0.0.0/24"), ServerIP: netip.MustParseAddr("10.0.0.2"),
+		Router: netip.MustParseAddr("10.0.0.1"), MTU: 1450,
+	}.Canonical()
+}
+
+func portOn(network string, n byte) dhcp.Reservation {
+	return dhcp.Reservation{
+		ID: fmt.Sprintf("p-%s-%d", network, n), NetworkID: network, MAC: vnet.MAC{2, 0, 0, 0, 0, n},
+		IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, n})},
+	}
+}
+
+// A batch holds the change back until it is committed, plans it with the
+// rest, and sees its own pending deletions.
+func TestBatch(t *testing.T) {
+	p := newPlace(t)
+	ctx := t.Context()
+	batch := p.host.Batch()
+	b, err := linuxdhcp.New(batch, nil)
+	require.NoError(t, err)
+	require.NoError(t, b.EnsureScope(ctx, scopeOn("a")))
+	require.NoError(t, b.EnsureReservation(ctx, portOn("a", 10)))
+	require.Equal(t, "+ dhcp scope s-a on h1\n+ dhcp reservation p-a-10 on h1\n2 to create, 0 to update, 0 to delete\n", batch.Plan().String())
+	_, err = b.Explain(ctx, "scope", "s-a")
+	require.ErrorIs(t, err, vnet.ErrNotFound, "not committed yet")
+	require.NoError(t, batch.Commit(ctx))
+	_, err = b.Explain(ctx, "scope", "s-a")
+	require.NoError(t, err)
+
+	// The address moves to another reservation within one batch.
+	moved := portOn("a", 10)
+	moved.ID, moved.MAC = "other", vnet.MAC{2, 0, 0, 0, 0, 99}
+	require.ErrorIs(t, b.EnsureReservation(ctx, moved), vnet.ErrConflict)
+	require.NoError(t, b.DeleteReservation(ctx, "p-a-10"))
+	require.NoError(t, b.EnsureReservation(ctx, moved))
+	require.NoError(t, batch.Commit(ctx))
+	require.Empty(t, mustPlan(t, b, dhcp.State{Scopes: []dhcp.Scope{scopeOn("a")}, Reservations: []dhcp.Reservation{moved}}))
+
+	// Made and taken away before the commit: nothing stands.
+	require.NoError(t, b.EnsureScope(ctx, scopeOn("b")))
+	require.NoError(t, b.DeleteScope(ctx, "s-b"))
+	require.NoError(t, batch.Commit(ctx))
+	_, err = b.Explain(ctx, "scope", "s-b")
+	require.ErrorIs(t, err, vnet.ErrNotFound)
+
+	// Another part's step fails: what DHCP did is taken back.
+	require.NoError(t, b.EnsureScope(ctx, scopeOn("c")))
+	require.NoError(t, b.DeleteReservation(ctx, "other"))
+	require.NoError(t, batch.Submit(ctx, linux.Step{Phase: linux.FilterDel, Do: func(context.Context) error { return errors.New("no") }}))
+	require.Error(t, batch.Commit(ctx))
+	require.Empty(t, mustPlan(t, b, dhcp.State{Scopes: []dhcp.Scope{scopeOn("a")}, Reservations: []dhcp.Reservation{moved}}))
+}
+
+func mustPlan(t *testing.T, b *linuxdhcp.Backend, s dhcp.State) []vnet.Change {
+	t.Helper()
+	p, err := b.Plan(t.Context(), s)
+	require.NoError(t, err)
+	return p.Changes
+}
+
+func TestConflicts(t *testing.T) {
+	p := newPlace(t)
+	ctx := t.Context()
+	b := p.backend(t, nil)
+	require.NoError(t, b.EnsureScope(ctx, scopeOn("a")))
+	over := scopeOn("a")
+	over.ID, over.Subnet = "x", netip.MustParsePrefix("10.0.0.0/16")
+	require.ErrorIs(t, b.EnsureScope(ctx, over), vnet.ErrConflict)
+	require.NoError(t, b.EnsureReservation(ctx, portOn("a", 10)))
+	same := portOn("a", 11)
+	same.MAC = vnet.MAC{2, 0, 0, 0, 0, 10}
+	require.ErrorIs(t, b.EnsureReservation(ctx, same), vnet.ErrConflict)
+	require.NoError(t, b.EnsureReservation(ctx, portOn("b", 10)), "networks do not meet")
+	pool := scopeOn("p")
+	pool.Pool = []dhcp.AddrRange{{First: netip.MustParseAddr("10.0.0.50"), Last: netip.MustParseAddr("10.0.0.60")}}
+	var u *vnet.UnsupportedError
+	require.ErrorAs(t, b.EnsureScope(ctx, pool), &u)
+	require.Equal(t, "Options.Leases", u.Need)
+}
+
+// Two backends of different owners, and metrics of both in one registry.
+func TestTwoOwners(t *testing.T) {
+	p := newPlace(t)
+	other, err := linux.Open(t.Context(), vnet.Owner(p.l.Owner("e")), &linux.Options{Name: "h1", Netns: p.ns.Path, NetnsDir: p.l.NetnsDir()})
+	require.NoError(t, err)
+	t.Cleanup(func() { other.Close() })
+	reg := prometheus.NewRegistry()
+	a := p.backend(t, &linuxdhcp.Options{Metrics: reg})
+	b, err := linuxdhcp.New(other, &linuxdhcp.Options{Metrics: reg})
+	require.NoError(t, err)
+	require.NoError(t, a.EnsureScope(t.Context(), scopeOn("n")))
+	require.NoError(t, b.EnsureScope(t.Context(), scopeOn("n")))
+	xa, err := a.Explain(t.Context(), "scope", "s-n")
+	require.NoError(t, err)
+	xb, err := b.Explain(t.Context(), "scope", "s-n")
+	require.NoError(t, err)
+	require.NotEqual(t, xa.String(), xb.String(), "each has a device of its own")
+	_, err = reg.Gather()
+	require.NoError(t, err)
+}
+
+// One reservation more costs the same when there are ten thousand.
+func BenchmarkEnsureReservation(b *testing.B) {
+	for _, n := range []int{10, 1000, 10000} {
+		b.Run(fmt.Sprintf("have=%d", n), func(b *testing.B) {
+			p := newPlace(b)
+			be := p.backend(b, nil)
+			ctx := b.Context()
+			require.NoError(b, be.EnsureScope(ctx, scopeOn("a")))
+			r := func(i int) dhcp.Reservation {
+				return dhcp.Reservation{ID: fmt.Sprint("p", i), NetworkID: "a", MAC: vnet.MAC{2, 0, 0, byte(i >> 16), byte(i >> 8), byte(i)}}
+			}
+			for i := range n {
+				require.NoError(b, be.EnsureReservation(ctx, r(i)))
+			}
+			for b.Loop() {
+				if err := be.EnsureReservation(ctx, r(n)); err != nil {
+					b.Fatal(err)
+				}
+				if err := be.DeleteReservation(ctx, fmt.Sprint("p", n)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -28,6 +29,7 @@ type engine struct {
 	metrics *metrics
 	hub     *hub.Hub
 	log     *slog.Logger
+	frames  sync.Pool
 
 	mu      sync.Mutex
 	serving bool
@@ -196,56 +198,55 @@ type answer struct {
 	notices []dhcpwire.Notice
 }
 
+// Under load the lease store is synced at most once in flushEvery, for all
+// that was asked meanwhile, at most flushMost; a client that is alone does not
+// wait for others.
+const (
+	flushEvery = time.Millisecond
+	flushMost  = 4 * batch
+)
+
 // serve answers what comes in on one network until the socket is closed.
 func (e *engine) serve(n *network, s *socket, done chan struct{}) {
 	defer close(done)
-	w := &worker{e: e, n: n, mac: s.mac, ll: s.mac.LinkLocal(), limit: newLimiter(e.rate, e.burst)}
-	var answers []answer
+	w := &worker{e: e, n: n, sock: s, mac: s.mac, ll: s.mac.LinkLocal(), limit: newLimiter(e.rate, e.burst)}
+	defer w.flush()
 	for {
-		k, err := s.receive()
-		if err != nil {
-			if errors.Is(err, unix.ENETDOWN) || errors.Is(err, unix.ENOBUFS) {
-				// Down, or about to go: the watcher of devices says which. The
-				// error is reported once for each time it goes down.
-				time.Sleep(time.Millisecond)
-				continue
-			}
+		if len(w.waiting) > 0 {
+			s.deadline(w.flushed.Add(flushEvery))
+		}
+		in, err := s.receive(&e.frames)
+		switch {
+		case err == nil:
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			s.deadline(time.Time{})
+			w.flush()
+			continue
+		case errors.Is(err, unix.ENETDOWN), errors.Is(err, unix.ENOBUFS):
+			// Down, or about to go: the watcher of devices says which.
+			time.Sleep(time.Millisecond)
+			continue
+		default:
 			return
 		}
 		at := time.Now()
-		answers = answers[:0]
-		durable := false
-		for i := range k {
-			if a, ok := w.handle(s.bufs[i][:s.lens[i]], at); ok {
-				answers = append(answers, a)
-				durable = durable || a.durable
+		for i := range in.n {
+			a, ok := w.handle(in.frame(i), at)
+			switch {
+			case !ok:
+			case a.durable:
+				w.waiting = append(w.waiting, a)
+			default:
+				w.send(a)
 			}
 		}
-		var failed error
-		if durable {
-			if failed = e.store.Flush(); failed != nil {
-				e.log.Error("dhcp: leases cannot be kept", "network", n.id, "error", failed)
-			}
+		full := in.n == batch
+		e.frames.Put(in) // the codec copies what it keeps
+		if len(w.waiting) > 0 && (at.Sub(w.flushed) >= flushEvery || len(w.waiting) >= flushMost) {
+			s.deadline(time.Time{})
+			w.flush()
 		}
-		for _, a := range answers {
-			if a.durable && failed != nil {
-				e.metrics.dropped.WithLabelValues(dropStore).Inc()
-				continue
-			}
-			if a.frame != nil {
-				if err := s.send(a.frame); err != nil {
-					e.metrics.dropped.WithLabelValues(dropSend).Inc()
-					continue
-				}
-				a.count()
-			}
-			if len(a.notices) > 0 && e.hub.Any() {
-				for _, x := range a.notices {
-					e.hub.Tell(x.Event())
-				}
-			}
-		}
-		if k == batch {
+		if full {
 			if d := s.dropped(); d > 0 {
 				e.metrics.dropped.WithLabelValues(dropQueue).Add(float64(d))
 			}
@@ -255,11 +256,51 @@ func (e *engine) serve(n *network, s *socket, done chan struct{}) {
 
 // worker answers the frames of one network.
 type worker struct {
-	e     *engine
-	n     *network
-	mac   vnet.MAC
-	ll    netip.Addr
-	limit *limiter
+	e       *engine
+	n       *network
+	sock    *socket
+	mac     vnet.MAC
+	ll      netip.Addr
+	limit   *limiter
+	waiting []answer  // until the lease store is synced
+	flushed time.Time // last time it was
+}
+
+// flush syncs the lease store and sends what waited for it.
+func (w *worker) flush() {
+	if len(w.waiting) == 0 {
+		return
+	}
+	err := w.e.store.Flush()
+	w.flushed = time.Now()
+	if err != nil {
+		w.e.log.Error("dhcp: leases cannot be kept", "network", w.n.id, "error", err)
+	}
+	for i, a := range w.waiting {
+		if err != nil {
+			w.e.metrics.dropped.WithLabelValues(dropStore).Inc()
+		} else {
+			w.send(a)
+		}
+		w.waiting[i] = answer{}
+	}
+	w.waiting = w.waiting[:0]
+}
+
+// send puts the answer on the device and tells of what happened.
+func (w *worker) send(a answer) {
+	if a.frame != nil {
+		if err := w.sock.send(a.frame); err != nil {
+			w.e.metrics.dropped.WithLabelValues(dropSend).Inc()
+			return
+		}
+		a.count()
+	}
+	if len(a.notices) > 0 && w.e.hub.Any() {
+		for _, x := range a.notices {
+			w.e.hub.Tell(x.Event())
+		}
+	}
 }
 
 func (w *worker) drop(reason string) (answer, bool) {
@@ -280,7 +321,7 @@ func (w *worker) handle(b []byte, at time.Time) (a answer, ok bool) {
 		if !mine {
 			return answer{}, false
 		}
-		if !w.limit.allow(f.packet.MAC, at) {
+		if !w.limit.allow(f.packet.MAC, at, false) {
 			return w.drop(dropLimit)
 		}
 		if f.kind == arpRequest {
@@ -289,15 +330,16 @@ func (w *worker) handle(b []byte, at time.Time) (a answer, ok bool) {
 		return answer{frame: advertisement(nil, w.mac, f), count: m.nd.Inc}, true
 	}
 	// A relay carries many clients: each has its own bucket.
-	key := f.packet.MAC
+	key, relayed := f.packet.MAC, false
 	if f.kind == dhcp4 {
 		if relay, client := giaddr(f.packet.Payload); !relay.IsUnspecified() && w.n.wire.TrustsRelay(relay) {
-			key = client
+			key, relayed = client, true
 		}
 	} else if p := f.packet.Payload; len(p) >= 34 && p[0] == 12 && w.n.wire.TrustsRelay(f.packet.Src.Addr()) {
 		copy(key[:], p[28:34]) // the end of the peer-address
+		relayed = true
 	}
-	if !w.limit.allow(key, at) {
+	if !w.limit.allow(key, at, relayed) {
 		return w.drop(dropLimit)
 	}
 	family, r := "4", dhcpwire.Result{}
@@ -349,7 +391,7 @@ func (e *engine) tick(ctx context.Context) {
 func newEngine(ns enterer, o Options, m *metrics, h *hub.Hub) *engine {
 	return &engine{
 		ns: ns, store: o.Leases, rate: o.ClientRate, burst: o.ClientBurst, metrics: m, hub: h, log: o.Logger,
-		nets: map[string]*network{}, byDev: map[string]*network{},
+		nets: map[string]*network{}, byDev: map[string]*network{}, frames: sync.Pool{New: func() any { return new(frames) }},
 	}
 }
 

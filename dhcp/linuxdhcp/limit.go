@@ -7,9 +7,10 @@ import (
 )
 
 // maxClients is how many clients of one network have a bucket of their own at
-// a time; more share one, so a flood of invented MACs is held to one client's
-// rate and cannot fill the memory.
-const maxClients = 8192
+// a time. On the network itself more of them share one, so a flood of invented
+// MACs is held to one client's rate and cannot fill the memory. A relay is
+// trusted not to invent: more of its clients are let pass.
+const maxClients = 16384
 
 // limiter is a token bucket for each client of one network. It is used by one
 // goroutine.
@@ -17,7 +18,7 @@ type limiter struct {
 	rate, burst float64 // tokens a second, tokens
 	// Buckets not used for a whole period are full again, so they are dropped
 	// by generations: what is used moves to now, old goes at the end of a period.
-	now, old map[vnet.MAC]*bucket
+	now, old map[vnet.MAC]bucket
 	rest     bucket
 	turn     time.Time
 	period   time.Duration
@@ -25,36 +26,42 @@ type limiter struct {
 
 type bucket struct {
 	tokens float64
-	at     time.Time
+	at     int64 // nanoseconds; no pointer in it, so that the collector does not look at buckets
 }
 
 func newLimiter(rate float64, burst int) *limiter {
 	return &limiter{
-		rate: rate, burst: float64(burst), now: map[vnet.MAC]*bucket{}, old: map[vnet.MAC]*bucket{},
+		rate: rate, burst: float64(burst), now: map[vnet.MAC]bucket{}, old: map[vnet.MAC]bucket{},
 		rest: bucket{tokens: float64(burst)}, period: time.Duration(float64(burst)/rate*float64(time.Second)) + time.Second,
 	}
 }
 
 // allow takes a token from the client's bucket, and says whether there was one.
-func (l *limiter) allow(mac vnet.MAC, at time.Time) bool {
+func (l *limiter) allow(mac vnet.MAC, at time.Time, relayed bool) bool {
 	if at.Sub(l.turn) > l.period {
-		l.now, l.old, l.turn = map[vnet.MAC]*bucket{}, l.now, at
+		l.now, l.old, l.turn = l.old, l.now, at
+		clear(l.now)
 	}
-	b := l.now[mac]
-	if b == nil {
-		if b = l.old[mac]; b == nil {
-			b = &bucket{tokens: l.burst, at: at}
+	b, ok := l.now[mac]
+	if !ok {
+		if b, ok = l.old[mac]; !ok {
+			b = bucket{tokens: l.burst, at: at.UnixNano()}
 		}
-		if len(l.now) < maxClients {
-			l.now[mac] = b
-		} else {
-			b = &l.rest
+		if len(l.now) >= maxClients {
+			return relayed || l.take(&l.rest, at)
 		}
 	}
-	if d := at.Sub(b.at).Seconds(); d > 0 {
-		b.tokens = min(l.burst, b.tokens+d*l.rate)
+	ok = l.take(&b, at)
+	l.now[mac] = b
+	return ok
+}
+
+func (l *limiter) take(b *bucket, at time.Time) bool {
+	now := at.UnixNano()
+	if d := now - b.at; d > 0 {
+		b.tokens = min(l.burst, b.tokens+float64(d)/1e9*l.rate)
 	}
-	b.at = at
+	b.at = now
 	if b.tokens < 1 {
 		return false
 	}

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -14,7 +16,7 @@ import (
 )
 
 const (
-	batch   = 128     // frames taken from a socket at once: they share one sync of the lease store
+	batch   = 64      // frames taken from a socket at once: they share one sync of the lease store
 	slot    = 2048    // bytes of a frame's buffer
 	rcvSize = 2 << 20 // bytes of the kernel's queue of one network
 )
@@ -30,9 +32,17 @@ type socket struct {
 	raw   syscall.RawConn
 	index int
 	mac   vnet.MAC
-	bufs  [batch][slot]byte
-	lens  [batch]int
 }
+
+// frames is what a socket gave at once. Networks share a few: one that is
+// quiet holds none.
+type frames struct {
+	n    int
+	bufs [batch][slot]byte
+	lens [batch]int
+}
+
+func (f *frames) frame(i int) []byte { return f.bufs[i][:f.lens[i]] }
 
 // openSocket opens the socket; vnet.ErrNotFound when the device is not there.
 func openSocket(ns enterer, device string) (*socket, error) {
@@ -88,37 +98,41 @@ func configure(fd, index int) error {
 	return os.NewSyscallError("bind", unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: proto<<8 | proto>>8, Ifindex: index}))
 }
 
-// receive waits for frames and returns how many there are; frame i is in
-// bufs[i][:lens[i]]. It ends with os.ErrClosed after close, and with
+// receive waits for frames and takes them, at least one. The caller puts
+// them back into pool. It ends with os.ErrClosed after close, and with
 // unix.ENETDOWN when the device is down or gone.
-func (s *socket) receive() (n int, err error) {
+func (s *socket) receive(pool *sync.Pool) (f *frames, err error) {
 	rerr := s.raw.Read(func(fd uintptr) bool {
-		for n < batch {
-			k, _, e := unix.Recvfrom(int(fd), s.bufs[n][:], unix.MSG_DONTWAIT|unix.MSG_TRUNC)
+		f, err = pool.Get().(*frames), nil
+		f.n = 0
+	take:
+		for f.n < batch {
+			k, _, e := unix.Recvfrom(int(fd), f.bufs[f.n][:], unix.MSG_DONTWAIT|unix.MSG_TRUNC)
 			switch {
-			case e == unix.EINTR:
-				continue
-			case e == unix.EAGAIN:
-				return n > 0
-			case e != nil:
-				err = e
-				return true
-			}
-			if k > slot {
+			case e == unix.EINTR, e == nil && k > slot:
 				continue // longer than any frame that concerns us
+			case e == nil:
+				f.lens[f.n] = k
+				f.n++
+				continue
+			case e != unix.EAGAIN:
+				err = e
 			}
-			s.lens[n] = k
-			n++
+			break take
 		}
-		return true
+		if f.n == 0 {
+			pool.Put(f)
+			f = nil
+		}
+		return f != nil || err != nil
 	})
-	if n > 0 {
-		return n, nil
+	if f != nil {
+		return f, nil
 	}
 	if rerr != nil {
-		return 0, rerr
+		return nil, rerr
 	}
-	return 0, err
+	return nil, err
 }
 
 var errFull = errors.New("device queue is full")
@@ -152,5 +166,8 @@ func (s *socket) dropped() (n uint32) {
 	})
 	return n
 }
+
+// deadline makes receive end with os.ErrDeadlineExceeded at that time; zero: never.
+func (s *socket) deadline(t time.Time) { _ = s.file.SetReadDeadline(t) }
 
 func (s *socket) close() { s.file.Close() }
