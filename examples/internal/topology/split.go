@@ -62,8 +62,10 @@ func (b *builder) split() {
 				s.DHCP.Scopes = append(s.DHCP.Scopes, x)
 			}
 		}
+		// Those of other hosts too: where broadcasts cross, a server has to know
+		// whom not to answer.
 		for _, r := range c.All.DHCP.Reservations {
-			if r.Host == h.Name {
+			if needs[r.NetworkID] {
 				s.DHCP.Reservations = append(s.DHCP.Reservations, r)
 			}
 		}
