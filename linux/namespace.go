@@ -63,6 +63,12 @@ func (n *Namespace) open() (*netns.NS, error) {
 	return n.ns, nil
 }
 
+func (n *Namespace) opened() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.ns != nil
+}
+
 // Do runs f on a locked thread in the namespace. A thread that cannot come
 // back is thrown away. f must not start goroutines that are to be there too.
 func (n *Namespace) Do(f func() error) error {
@@ -143,7 +149,13 @@ func (h *Host) Namespace(ctx context.Context, name string) (*Namespace, error) {
 	}
 	now, err := netns.Open(filepath.Join(h.o.NetnsDir, name))
 	if err != nil {
-		h.forget(name)
+		// A reference that waits for the namespace to be made stays good.
+		h.nsMu.Lock()
+		n := h.named[name]
+		h.nsMu.Unlock()
+		if n != nil && n.opened() {
+			h.forget(name)
+		}
 		return nil, err
 	}
 	defer now.Close()
