@@ -502,7 +502,9 @@ func (tx *Tx) preload() *Tx {
 			n += len(wd.add)
 			st := x.stands()
 			unused := st == nil || st.sets[name] == nil || tx.c.loading[setRef{x.name, name}]
-			if of == nil && len(wd.add) > 0 && len(wd.del) == 0 && unused {
+			// Elements of verdict maps name chains, which come with the transaction.
+			verdicts := slices.Contains(w.def.Data, TypeVerdict)
+			if of == nil && len(wd.add) > 0 && len(wd.del) == 0 && unused && !verdicts {
 				of, d = w, wd
 			}
 		}
@@ -556,6 +558,10 @@ func (tx *Tx) encodeTable(x *txTable, put func(int, message)) {
 		var b nlmsg
 		f(&b)
 		return message{typ: typ, flags: flags, family: t.Family, body: b.b, what: what}
+	}
+	if x.st != nil && !x.st.ours && (x.drop || len(x.chains)+len(x.sets) > 0) {
+		tx.Fail(fmt.Errorf("table %s is not ours: %w", t, vnet.ErrConflict))
+		return
 	}
 	if x.drop && x.st != nil {
 		put(stDropTable, msg(unix.NFT_MSG_DELTABLE, 0, "table "+t.String(), func(b *nlmsg) { b.str(unix.NFTA_TABLE_NAME, t.Name) }))
