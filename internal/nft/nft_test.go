@@ -165,9 +165,366 @@ func TestEveryStatement(t *testing.T) {
 	require.Zero(t, c2.Writes())
 }
 
-var _ = errors.Is
-var _ = fmt.Sprint
-var _ = strings.Contains
-var _ sync.Mutex
-var _ context.Context
-var _ unix.Errno
+// quiet are sets of 10,000 elements, and what refers to them.
+func quiet(n int) (set nft.Set, elems []nft.Element, f func(*nft.Tx) error) {
+	set = nft.Set{Table: inet, Name: "members", Key: []nft.Type{nft.TypeMark, nft.TypeIPv4}}
+	for i := range n {
+		elems = append(elems, nft.Key(uint32(1), netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})))
+	}
+	return set, elems, func(tx *nft.Tx) error {
+		tx.Fill(set, elems...)
+		tx.Chain(nft.Chain{Table: inet, Name: "c", Rules: []nft.Rule{{nft.Concat(nft.Mark, nft.IPSrc).In(set), nft.Accept()}}})
+		return nil
+	}
+}
+
+func TestOneElementOfManyCostsOne(t *testing.T) {
+	lab.Need(t, "nft")
+	l := lab.New(t)
+	ns := l.NS("a")
+	c := open(t, ns)
+	set, elems, f := quiet(10_000)
+	require.NoError(t, c.Do(t.Context(), f))
+	require.EqualValues(t, 10_000, c.Stats().Elements)
+	require.Greater(t, c.Stats().Transactions, uint64(1), "loaded in bounded transactions")
+	got, err := c.Elements(t.Context(), set)
+	require.NoError(t, err)
+	require.Len(t, got, 10_000)
+
+	before := c.Stats()
+	one := nft.Key(uint32(1), addr("10.9.9.9"))
+	require.NoError(t, c.Do(t.Context(), func(tx *nft.Tx) error { tx.Add(set, one); return nil }))
+	after := c.Stats()
+	require.EqualValues(t, 1, after.Elements-before.Elements)
+	require.EqualValues(t, 1, after.Messages-before.Messages)
+	require.EqualValues(t, 1, after.Transactions-before.Transactions)
+	require.Equal(t, before.Reloads, after.Reloads, "nothing is read for it")
+
+	// A new process reads, and writes nothing.
+	c2 := open(t, ns)
+	elems = append(elems, one)
+	require.NoError(t, c2.Do(t.Context(), func(tx *nft.Tx) error { tx.Fill(set, elems...); return nil }))
+	require.Zero(t, c2.Writes())
+	require.NoError(t, c2.Do(t.Context(), func(tx *nft.Tx) error { tx.Fill(set, elems[5000:]...); return nil }))
+	require.EqualValues(t, 5000, c2.Stats().Elements)
+	out, err := ns.Exec(t.Context(), "nft", "list", "set", "inet", "vnet-a", "members")
+	require.NoError(t, err)
+	require.Equal(t, 5001, strings.Count(out, " . 10."))
+}
+
+func TestAtomicAndErrno(t *testing.T) {
+	lab.Need(t, "nft")
+	l := lab.New(t)
+	ns := l.NS("a")
+	c := open(t, ns)
+	require.NoError(t, c.Do(t.Context(), every))
+	before := ruleset(t, ns)
+	err := c.Do(t.Context(), func(tx *nft.Tx) error {
+		tx.Add(nft.Set{Table: inet, Name: "one4", Key: []nft.Type{nft.TypeIPv4}}, nft.Key(addr("192.0.2.99")))
+		tx.Chain(nft.Chain{Table: inet, Name: "bad", Rules: []nft.Rule{{nft.Jump("nosuch")}}})
+		return nil
+	})
+	require.ErrorIs(t, err, unix.ENOENT)
+	var ne *nft.Error
+	require.ErrorAs(t, err, &ne)
+	require.Equal(t, "chain inet vnet-a bad", ne.What)
+	require.Equal(t, before, ruleset(t, ns), "nothing of it stands")
+	// In use: the kernel's reason comes through.
+	err = c.Do(t.Context(), func(tx *nft.Tx) error {
+		tx.DeleteSet(nft.Set{Table: inet, Name: "one4"})
+		return nil
+	})
+	require.ErrorIs(t, err, unix.EBUSY)
+	require.NoError(t, c.Do(t.Context(), every), "the connection goes on")
+	require.Equal(t, before, ruleset(t, ns))
+
+	// Bad declarations are refused before anything is sent.
+	w := c.Writes()
+	one := nft.Set{Table: inet, Name: "one4", Key: []nft.Type{nft.TypeIPv4}}
+	for name, f := range map[string]func(tx *nft.Tx){
+		"wrong type":        func(tx *nft.Tx) { tx.Add(one, nft.Key("x")) },
+		"wrong family":      func(tx *nft.Tx) { tx.Add(one, nft.Key(addr("::1"))) },
+		"range in exact":    func(tx *nft.Tx) { tx.Add(one, nft.Key(prefix("10.0.0.0/8"))) },
+		"too few":           func(tx *nft.Tx) { tx.Add(one, nft.Element{}) },
+		"data in a set":     func(tx *nft.Tx) { tx.Add(one, nft.Key(addr("192.0.2.1")).To(uint32(1))) },
+		"name of device":    func(tx *nft.Tx) { tx.Chain(rule(nft.IIfName.Eq("longer-than-15-bytes"))) },
+		"two protocols":     func(tx *nft.Tx) { tx.Chain(rule(nft.IPSrc.Eq(addr("10.0.0.1")), nft.IP6Dst.Eq(addr("::1")))) },
+		"keys do not fit":   func(tx *nft.Tx) { tx.Chain(rule(nft.IP6Dst.In(one))) },
+		"arp in inet":       func(tx *nft.Tx) { tx.Chain(rule(nft.ARPOp.Eq(uint16(1)))) },
+		"vmap of a set":     func(tx *nft.Tx) { tx.Chain(rule(nft.IPSrc.Vmap(one))) },
+		"jump to nowhere":   func(tx *nft.Tx) { tx.Chain(rule(nft.Verdict{Code: nft.CodeJump})) },
+		"mark range":        func(tx *nft.Tx) { tx.Chain(rule(nft.Mark.Between(uint32(1), uint32(2)))) },
+		"dnat to a port":    func(tx *nft.Tx) { tx.Chain(rule(nft.DNAT(nft.Const(uint16(1))))) },
+		"fingerprints' map": func(tx *nft.Tx) { tx.Set(nft.Set{Table: inet, Name: "fp", Key: []nft.Type{nft.TypeMark}}) },
+		"two definitions": func(tx *nft.Tx) {
+			tx.Set(one)
+			tx.Set(nft.Set{Table: inet, Name: "one4", Key: []nft.Type{nft.TypeMark}})
+		},
+		"six keys": func(tx *nft.Tx) {
+			tx.Set(nft.Set{Table: inet, Name: "x", Key: []nft.Type{1, 2, 3, 4, 5, 6}})
+		},
+	} {
+		err := c.Do(t.Context(), func(tx *nft.Tx) error { f(tx); return nil })
+		require.Error(t, err, name)
+		require.NotErrorIs(t, err, unix.EINVAL, name)
+		t.Log(err)
+	}
+	require.Equal(t, w, c.Writes())
+	boom := errors.New("boom")
+	require.ErrorIs(t, c.Do(t.Context(), func(*nft.Tx) error { return boom }), boom)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, c.Do(ctx, every), context.Canceled)
+}
+
+func rule(s ...nft.Stmt) nft.Chain {
+	return nft.Chain{Table: inet, Name: "r", Rules: []nft.Rule{s}}
+}
+
+func TestWhatIsReadIsWhatWasWritten(t *testing.T) {
+	l := lab.New(t)
+	ns := l.NS("a")
+	c := open(t, ns)
+	v4 := nft.Set{Table: inet, Name: "v4", Key: []nft.Type{nft.TypeIPv4}, Interval: true}
+	v6 := nft.Set{Table: inet, Name: "v6", Key: []nft.Type{nft.TypeIPv6}, Data: []nft.Type{nft.TypeMark}, Interval: true}
+	two := nft.Set{Table: inet, Name: "two", Key: []nft.Type{nft.TypeMark, nft.TypeIPv6, nft.TypePort}, Data: []nft.Type{nft.TypeVerdict}, Interval: true}
+	exact := nft.Set{Table: inet, Name: "exact", Key: []nft.Type{nft.TypeIfName, nft.TypeMAC, nft.TypeZone}, Data: []nft.Type{nft.TypeMAC, nft.TypePort}}
+	m := vnet.MustParseMAC("02:00:00:00:00:01")
+	want := map[*nft.Set][]nft.Element{
+		&v4: {nft.Key(prefix("0.0.0.0/8")), nft.Key(addr("10.0.0.1")), nft.Key(addr("10.0.0.2")),
+			nft.Key(nft.Range{From: addr("10.0.0.3"), To: addr("10.0.0.9")}), nft.Key(prefix("255.255.255.0/24"))},
+		&v6: {nft.Key(prefix("2001:db8::/32")).To(uint32(1)), nft.Key(prefix("2001:db9::/32")).To(uint32(2)), nft.Key(prefix("ff00::/8")).To(uint32(3))},
+		&two: {nft.Key(uint32(1), prefix("::/0"), nft.Any{}).To(nft.Accept()),
+			nft.Key(uint32(2), addr("ff02::1"), nft.Range{From: uint16(1), To: uint16(65535)}).To(nft.Jump("c"))},
+		&exact: {nft.Element{Key: []any{"eth0", m, uint16(7)}, Data: []any{m, uint16(80)}, Comment: "hello"}},
+	}
+	fill := func(tx *nft.Tx) error {
+		tx.Chain(nft.Chain{Table: inet, Name: "c"})
+		for s, e := range want {
+			tx.Fill(*s, e...)
+		}
+		return nil
+	}
+	require.NoError(t, c.Do(t.Context(), fill))
+	for _, c := range []*nft.Conn{c, open(t, ns)} {
+		for s, e := range want {
+			got, err := c.Elements(t.Context(), *s)
+			require.NoError(t, err)
+			require.Equal(t, e, got, s.Name)
+		}
+		w := c.Writes()
+		require.NoError(t, c.Do(t.Context(), fill))
+		require.Equal(t, w, c.Writes())
+	}
+	// An element between its neighbours goes and comes.
+	gone := nft.Key(addr("10.0.0.2"))
+	require.NoError(t, c.Do(t.Context(), func(tx *nft.Tx) error { tx.Remove(v4, gone); return nil }))
+	got, err := open(t, ns).Elements(t.Context(), v4)
+	require.NoError(t, err)
+	require.Len(t, got, 4)
+	require.NotContains(t, got, gone)
+	// New data for a key that stands; a key declared and taken back.
+	require.NoError(t, c.Do(t.Context(), func(tx *nft.Tx) error {
+		tx.Add(v6, nft.Key(prefix("ff00::/8")).To(uint32(9)))
+		tx.Add(v4, gone)
+		tx.Remove(v4, gone)
+		data, ok := tx.Lookup(v6, prefix("ff00::/8"))
+		require.True(t, ok)
+		require.Equal(t, []any{uint32(9)}, data)
+		return nil
+	}))
+	data, ok, err := open(t, ns).Lookup(t.Context(), v6, prefix("ff00::/8"))
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.Equal(t, []any{uint32(9)}, data)
+	_, err = c.Elements(t.Context(), nft.Set{Table: inet, Name: "nosuch", Key: []nft.Type{nft.TypeMark}})
+	require.ErrorIs(t, err, vnet.ErrNotFound)
+}
+
+func TestChangesOfDefinition(t *testing.T) {
+	lab.Need(t, "nft")
+	l := lab.New(t)
+	ns := l.NS("a")
+	c := open(t, ns)
+	do := func(key nft.Type, hook nft.HookPoint, val any) {
+		t.Helper()
+		s := nft.Set{Table: inet, Name: "s", Key: []nft.Type{key}}
+		f := map[nft.Type]nft.Field{nft.TypeIPv4: nft.IPSrc, nft.TypePort: nft.DPort}[key]
+		require.NoError(t, c.Do(t.Context(), func(tx *nft.Tx) error {
+			tx.Fill(s, nft.Key(val))
+			tx.Chain(nft.Chain{Table: inet, Name: "c", Base: &nft.Hook{Type: nft.Filter, Hook: hook}, Rules: []nft.Rule{{f.In(s), nft.Drop()}}})
+			return nil
+		}))
+	}
+	do(nft.TypeIPv4, nft.Input, addr("192.0.2.1"))
+	do(nft.TypePort, nft.Input, uint16(80))
+	do(nft.TypePort, nft.Forward, uint16(80))
+	out := ruleset(t, ns)
+	require.Contains(t, out, "type inet_service")
+	require.Contains(t, out, "hook forward")
+	require.NotContains(t, out, "hook input")
+	// Chains and what jumps to them go together, in whatever order they are declared.
+	vm := nft.Set{Table: inet, Name: "vm", Key: []nft.Type{nft.TypeMark}, Data: []nft.Type{nft.TypeVerdict}}
+	require.NoError(t, c.Do(t.Context(), func(tx *nft.Tx) error {
+		tx.Add(vm, nft.Key(uint32(1)).To(nft.Jump("sub")))
+		tx.Chain(nft.Chain{Table: inet, Name: "sub", Rules: []nft.Rule{{nft.Drop()}}})
+		tx.Chain(nft.Chain{Table: inet, Name: "c", Rules: []nft.Rule{{nft.Mark.Vmap(vm)}, {nft.Jump("sub")}}})
+		return nil
+	}))
+	require.NoError(t, c.Do(t.Context(), func(tx *nft.Tx) error {
+		tx.DeleteChain(inet, "sub")
+		tx.Remove(vm, nft.Key(uint32(1)))
+		tx.Chain(nft.Chain{Table: inet, Name: "c", Rules: []nft.Rule{{nft.Mark.Vmap(vm)}}})
+		return nil
+	}))
+	chains, err := c.Chains(t.Context(), inet)
+	require.NoError(t, err)
+	require.Equal(t, []string{"c"}, chains)
+	require.NoError(t, c.Do(t.Context(), func(tx *nft.Tx) error {
+		tx.DeleteChain(inet, "c")
+		tx.DeleteSet(vm)
+		tx.DeleteSet(nft.Set{Table: inet, Name: "s"})
+		tx.DeleteChain(inet, "never")
+		tx.DeleteSet(nft.Set{Table: inet, Name: "never"})
+		return nil
+	}))
+	sets, err := c.Sets(t.Context(), inet)
+	require.NoError(t, err)
+	require.Empty(t, sets)
+	// A table made anew in one transaction.
+	require.NoError(t, c.Do(t.Context(), func(tx *nft.Tx) error {
+		tx.DeleteTable(inet)
+		tx.Chain(nft.Chain{Table: inet, Name: "new"})
+		return nil
+	}))
+	chains, err = c.Chains(t.Context(), inet)
+	require.NoError(t, err)
+	require.Equal(t, []string{"new"}, chains)
+	require.NoError(t, c.Do(t.Context(), func(tx *nft.Tx) error { tx.DeleteTable(inet); return nil }))
+	require.NoError(t, c.Do(t.Context(), func(tx *nft.Tx) error { tx.DeleteTable(inet); return nil }))
+	require.NotContains(t, ruleset(t, ns), "vnet-a")
+}
+
+func TestOthersWriteMeanwhile(t *testing.T) {
+	lab.Need(t, "nft")
+	l := lab.New(t)
+	ns := l.NS("a")
+	c := open(t, ns)
+	require.NoError(t, c.Do(t.Context(), every))
+	want := ruleset(t, ns)
+	// Somebody takes a part of ours away; the next transaction puts it back.
+	_, err := ns.Exec(t.Context(), "nft", "delete element inet vnet-a one4 { 192.0.2.1 }")
+	require.NoError(t, err)
+	d, err := c.Check(t.Context(), every)
+	require.NoError(t, err)
+	require.Equal(t, []string{"set inet vnet-a one4: +1 -0"}, d)
+	require.NoError(t, c.Do(t.Context(), every))
+	_, err = ns.Exec(t.Context(), "nft", "flush ruleset")
+	require.NoError(t, err)
+	require.NoError(t, c.Do(t.Context(), every))
+	require.Equal(t, want, ruleset(t, ns))
+	// In the middle of a transaction, too.
+	first := true
+	set := nft.Set{Table: inet, Name: "one4", Key: []nft.Type{nft.TypeIPv4}}
+	require.NoError(t, c.Do(t.Context(), func(tx *nft.Tx) error {
+		tx.Add(set, nft.Key(addr("192.0.2.50")))
+		if first {
+			first = false
+			_, err := ns.Exec(t.Context(), "nft", "add element inet vnet-a one4 { 192.0.2.50 }")
+			require.NoError(t, err)
+		}
+		return nil
+	}))
+	require.False(t, first)
+}
+
+func TestManyWriters(t *testing.T) {
+	l := lab.New(t)
+	ns := l.NS("a")
+	set := nft.Set{Table: inet, Name: "s", Key: []nft.Type{nft.TypeMark}}
+	other := nft.Table{Family: nft.Inet, Name: "vnet-b"}
+	shared, foreign := open(t, ns), open(t, ns)
+	var wg sync.WaitGroup
+	errs := make(chan error, 100)
+	for g := range 4 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			c, s := shared, set
+			if g == 3 { // another owner, another connection
+				c, s = foreign, nft.Set{Table: other, Name: "s", Key: []nft.Type{nft.TypeMark}}
+			}
+			for i := range 25 {
+				errs <- c.Do(t.Context(), func(tx *nft.Tx) error {
+					tx.Add(s, nft.Key(uint32(g*100+i)))
+					return nil
+				})
+			}
+		}()
+	}
+	wg.Wait()
+	for range 100 {
+		require.NoError(t, <-errs)
+	}
+	got, err := shared.Elements(t.Context(), set)
+	require.NoError(t, err)
+	require.Len(t, got, 75)
+}
+
+func TestForeignTable(t *testing.T) {
+	lab.Need(t, "nft")
+	l := lab.New(t)
+	ns := l.NS("a")
+	_, err := ns.Exec(t.Context(), "nft", "table inet vnet-a { chain c { drop; }; }")
+	require.NoError(t, err)
+	before := ruleset(t, ns)
+	c := open(t, ns)
+	require.ErrorIs(t, c.Do(t.Context(), every), vnet.ErrConflict)
+	require.ErrorIs(t, c.Do(t.Context(), func(tx *nft.Tx) error { tx.DeleteTable(inet); return nil }), vnet.ErrConflict)
+	require.ErrorIs(t, c.Do(t.Context(), func(tx *nft.Tx) error { tx.DeleteChain(inet, "c"); return nil }), vnet.ErrConflict)
+	require.Equal(t, before, ruleset(t, ns))
+}
+
+// TestPacketsMatch sends packets through what the text alone does not prove:
+// byte orders in concatenated intervals, ranges that end with the last value.
+func TestPacketsMatch(t *testing.T) {
+	l := lab.New(t)
+	a, b := l.NS("a"), l.NS("b")
+	l.Veth(a, "eth0", b, "eth0")
+	a.Addr("eth0", "10.0.0.1/24")
+	b.Addr("eth0", "10.0.0.2/24")
+	c := open(t, a)
+	tuple := nft.Set{Table: inet, Name: "t", Key: []nft.Type{nft.TypeMark, nft.TypeIPv4, nft.TypeProto}, Interval: true}
+	one := nft.Set{Table: inet, Name: "o", Key: []nft.Type{nft.TypeIPv4}, Interval: true}
+	try := func(pass bool, mark uint32, what ...nft.Element) {
+		t.Helper()
+		require.NoError(t, c.Do(t.Context(), func(tx *nft.Tx) error {
+			tx.Fill(tuple, what...)
+			tx.Fill(one, nft.Key(nft.Range{From: addr("10.0.0.2"), To: addr("255.255.255.255")}))
+			tx.Chain(nft.Chain{Table: inet, Name: "o", Base: &nft.Hook{Type: nft.Filter, Hook: nft.Output}, Rules: []nft.Rule{
+				{nft.SetMark(nft.Const(mark))},
+				{nft.IPDst.In(one), nft.Concat(nft.Mark, nft.IPDst, nft.L4Proto).In(tuple), nft.Accept()},
+				{nft.IPDst.Eq(prefix("10.0.0.0/24")), nft.Drop()},
+			}})
+			return nil
+		}))
+		require.Equal(t, pass, a.Ping("10.0.0.2", 1) == nil)
+	}
+	try(true, 0x01020304, nft.Key(uint32(0x01020304), prefix("10.0.0.0/8"), nft.Any{}))
+	try(false, 0x04030201, nft.Key(uint32(0x01020304), prefix("10.0.0.0/8"), nft.Any{}))
+	try(true, 7, nft.Key(nft.Any{}, nft.Range{From: addr("10.0.0.1"), To: addr("10.0.0.2")}, nft.ProtoICMP))
+	try(false, 7, nft.Key(nft.Any{}, nft.Any{}, nft.ProtoTCP))
+}
+
+func TestDisjoint(t *testing.T) {
+	p := func(s ...string) (out []netip.Prefix) {
+		for _, x := range s {
+			out = append(out, prefix(x))
+		}
+		return out
+	}
+	got := nft.Disjoint(p("10.0.1.0/24", "10.0.0.0/24", "10.0.0.7/32", "10.0.3.0/24", "255.255.255.255/32", "255.255.255.254/32"))
+	require.Equal(t, "[{10.0.0.0 10.0.1.255} {10.0.3.0 10.0.3.255} {255.255.255.254 255.255.255.255}]", fmt.Sprint(got))
+	require.Equal(t, "[{:: ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff}]", fmt.Sprint(nft.Disjoint(p("2001:db8::/32", "::/0"))))
+	require.Empty(t, nft.Disjoint(nil))
+}
