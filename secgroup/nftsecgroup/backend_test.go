@@ -93,6 +93,33 @@ func TestTwoOwners(t *testing.T) {
 	require.True(t, plan.Empty(), plan.String())
 }
 
+// TestExplain goes from rules that share a set to that set and its elements.
+func TestExplain(t *testing.T) {
+	ctx := context.Background()
+	b := machines(t, 1)[0].backend(t)
+	s := small()
+	s.Groups = append(s.Groups, secgroup.Group{ID: "web", Rules: []secgroup.Rule{
+		{ID: "http", Direction: secgroup.Ingress, Ethertype: secgroup.IPv4, Protocol: "tcp", PortMin: port(80), PortMax: port(80)},
+		{ID: "https", Direction: secgroup.Ingress, Ethertype: secgroup.IPv4, Protocol: "tcp", PortMin: port(443), PortMax: port(443)},
+		{ID: "ssh", Direction: secgroup.Ingress, Ethertype: secgroup.IPv4, Protocol: "tcp", PortMin: port(22), PortMax: port(22), RemoteGroup: "default"},
+	}})
+	s.Ports[0].Groups = []string{"default", "web"}
+	require.NoError(t, b.Sync(ctx, s, vnet.SyncOptions{}))
+	says := func(kind, id string, want ...string) {
+		t.Helper()
+		x, err := b.Explain(ctx, kind, id)
+		require.NoError(t, err)
+		for _, w := range want {
+			require.Contains(t, x.String(), w)
+		}
+	}
+	says("rule", "web/http", "th dport @sg-in4/6/web accept", "sg-in4/6/web: 2 elements in the kernel", "443")
+	says("rule", "web/ssh", "th dport 22 ip saddr @sg-group4/default accept", "sg-group4/default: 2 elements in the kernel", "10.0.0.2")
+	says("port", "port-000001", "index (mark) 0x", "conntrack zone", "jump sg-in/web", "sg-own4", "02:5e:01:00:00:01 . 10.0.0.1")
+	says("port", "port-000002", "is on host far", "10.0.0.2/32 in set")
+	says("group", "default", "rules of groups default, web refer to it", "2 member ports")
+}
+
 func TestMetrics(t *testing.T) {
 	ctx := context.Background()
 	m := machines(t, 1)[0]

@@ -152,9 +152,16 @@ func (b *Backend) explainRule(ctx context.Context, x *vnet.Explanation, id strin
 	for _, m := range carried {
 		by.Add(m.String())
 	}
-	// The rules of the chain that carry those matches, drawn alone.
+	// The rules of the chain that carry those matches: all that share them are
+	// drawn, for rules and sets are as they are because of all.
+	var shared []secgroup.Match
+	for _, m := range all {
+		if slices.ContainsFunc(carried, func(c secgroup.Match) bool { return sameRule(c, m) }) {
+			shared = append(shared, m)
+		}
+	}
 	im := newImage()
-	im.group(b.l, *g, carried)
+	im.group(b.l, *g, shared)
 	for _, k := range sortedKeys(im.chains) {
 		if c := im.chains[k]; c.Name == groupChain(r.Direction, group) {
 			addRules(by, c)
@@ -176,6 +183,21 @@ func (b *Backend) explainRule(ctx context.Context, x *vnet.Explanation, id strin
 		return b.explainSet(ctx, by, b.l.prefixes(r.RemoteAddressGroup, r.Ethertype == secgroup.IPv6))
 	}
 	return nil
+}
+
+// sameRule reports whether two matches are drawn as one rule of a chain.
+func sameRule(a, b secgroup.Match) bool {
+	if a.Direction != b.Direction || a.Ethertype != b.Ethertype {
+		return false
+	}
+	plain := secgroup.Remote{}
+	if a.Remote == plain && b.Remote == plain && a.Protocol >= 0 && b.Protocol >= 0 && a.Whole() && b.Whole() {
+		return true
+	}
+	if a.Protocol != b.Protocol {
+		return false
+	}
+	return a.Remote == b.Remote && a.Whole() == b.Whole() || a.Remote.Prefix.IsValid() && b.Remote.Prefix.IsValid()
 }
 
 // covers reports whether the packets of m are in part those of o.
