@@ -27,7 +27,21 @@ type Instance struct {
 	Files            []File            `json:"files,omitempty"`
 	Interfaces       []NIC             `json:"interfaces,omitempty"` // network_data.json
 	DNS              []netip.Addr      `json:"dns,omitempty"`
+	// Tokens says whether this instance must, may or cannot use IMDSv2 tokens;
+	// empty: as the server says.
+	Tokens Tokens `json:"tokens,omitempty"`
 }
+
+// Tokens is how a server treats IMDSv2 session tokens.
+type Tokens string
+
+// The ways. With TokensRequired what has no valid token is refused with 401,
+// in both trees: a token that can be gone around protects nothing.
+const (
+	TokensOptional Tokens = "optional" // given to who asks; a request without one is served, one with a bad one is refused
+	TokensRequired Tokens = "required"
+	TokensOff      Tokens = "off" // 404, as Nova answers: clients fall back to IMDSv1
+)
 
 // Key is an SSH public key.
 type Key struct {

@@ -2,6 +2,7 @@ package metadata
 
 import (
 	"context"
+	"iter"
 	"net/netip"
 
 	"github.com/vnet-go/vnet"
@@ -61,6 +62,14 @@ type Backend interface {
 // returns when ctx ends; it serves what was ensured before and after.
 type Runner interface {
 	Serve(ctx context.Context) error
+}
+
+// Watcher is implemented by backends that tell of requests: kinds "refused",
+// "limited" and "failed", the id is the endpoint's.
+type Watcher interface {
+	// Watch yields the events from this call on, until ctx ends. A watcher that
+	// is too slow loses some and gets one of kind [vnet.EventLost].
+	Watch(ctx context.Context) iter.Seq[vnet.Event]
 }
 
 // Explainer is implemented by backends that can say what carries an endpoint.
