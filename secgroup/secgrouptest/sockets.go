@@ -42,7 +42,7 @@ func (w *world) serve(name string, port uint16) {
 		}
 	}()
 	go func() {
-		buf := make([]byte, 2048)
+		buf := make([]byte, 1<<16)
 		for {
 			n, from, err := u.ReadFrom(buf)
 			if err != nil {
@@ -66,8 +66,12 @@ func (w *world) dial(from, network string, to netip.Addr, port uint16) (net.Conn
 }
 
 // echo sends a message and waits for it to come back.
-func echo(c net.Conn, within time.Duration) error {
+func echo(c net.Conn, within time.Duration) error { return echoOf(c, 0, within) }
+
+// echoOf is echo of a message with so many bytes more.
+func echoOf(c net.Conn, more int, within time.Duration) error {
 	msg := fmt.Appendf(nil, "message %010d of a long conversation", tags.Add(1))
+	msg = append(msg, bytes.Repeat([]byte("x"), more)...)
 	if err := c.SetDeadline(time.Now().Add(within)); err != nil {
 		return err
 	}
@@ -122,6 +126,10 @@ func runSockets(t *testing.T, h Harness) {
 				}
 			}
 		}
+	}
+	for _, s := range streams {
+		// A datagram of several fragments is judged as one, and TCP of any length passes.
+		require.NoError(t, echoOf(s.c, 4000, 3*time.Second), s.name)
 	}
 	_, err := w.dial("a", "tcp", b.v4, 81)
 	require.Error(t, err, "a port without a rule")
