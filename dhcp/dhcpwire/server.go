@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -122,6 +123,7 @@ type scope struct {
 	dhcp.Scope
 	lease, t1, t2 time.Duration
 	base          map[uint16][]byte // options made from the fields, and the scope's own
+	codes         []uint16          // of base, sorted
 	explicit      map[uint16]bool   // codes of the scope's own
 	onLink        bool              // serves clients on the network itself
 }
@@ -170,6 +172,7 @@ func (s *Server) PutScope(d dhcp.Scope) {
 		sc.base[o.Code] = o.Data
 		sc.explicit[o.Code] = true
 	}
+	sc.codes = slices.Sorted(maps.Keys(sc.base))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dropScope(d.ID)
@@ -467,14 +470,4 @@ func packNames(names []string, compress bool) []byte {
 		}
 	}
 	return b
-}
-
-func keys[K comparable, V any](m map[K]V) func(func(K) bool) {
-	return func(yield func(K) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
 }

@@ -95,6 +95,9 @@ func options4(d dhcp.Scope) map[uint16][]byte {
 	if r := routes(d); r != nil {
 		o[optRoutes], o[optRoutesMS] = r, r
 	}
+	if d.TFTPServer != "" {
+		o[optTFTP] = []byte(d.TFTPServer)
+	}
 	return o
 }
 
@@ -497,70 +500,81 @@ func (r *request4) reply(typ dhcpv4.MessageType, sc *scope, ip netip.Addr) Resul
 	}
 	params := r.m.Options[optParams]
 
-	// What there is to tell, by code.
-	data := make(map[uint16][]byte, len(sc.base)+4)
-	explicit := sc.explicit
-	for code, b := range sc.base {
-		data[code] = b
-	}
-	if r.res != nil {
-		if h := r.res.Hostname; h != "" && !sc.explicit[optHostname] {
-			data[optHostname] = []byte(h)
-		}
-		if len(r.res.Options) > 0 {
-			explicit = make(map[uint16]bool, len(sc.explicit)+len(r.res.Options))
-			for c := range sc.explicit {
-				explicit[c] = true
-			}
-			for _, x := range r.res.Options {
-				data[x.Code] = x.Data
-				explicit[x.Code] = true
-			}
-		}
-	}
-	if b := r.fqdn(sc); b != nil && !explicit[optFQDN] {
-		data[optFQDN] = b
-	}
+	// What there is to tell beside the scope's: the client's own goes first.
+	own, always := r.own(sc)
 	file, next := r.boot(sc)
-	if file != "" && !explicit[optBootFile] {
-		data[optBootFile] = []byte(file)
-	}
-	if sc.TFTPServer != "" && !explicit[optTFTP] {
-		data[optTFTP] = []byte(sc.TFTPServer)
-	}
-	if b := r.m.Options[optUUID]; len(b) > 0 && len(r.m.Options[optArch]) > 0 {
-		data[optUUID] = b // PXE 2.1: the server returns it
+	if file != "" && !sc.explicit[optBootFile] {
+		own = append(own, dhcp.Option{Code: optBootFile, Data: []byte(file)})
+		if len(file) > 127 {
+			always = append(always, optBootFile) // the header has no room for it
+		}
 	}
 
-	// In the order of what matters most, as far as it fits.
-	order := []uint16{optMask, optRoutes, optMTU}
-	for _, c := range params {
-		order = append(order, uint16(c))
-	}
-	for _, c := range slices.Sorted(keys(data)) {
-		always := explicit[c] || c == optFQDN || c == optUUID || c == optBootFile && len(file) > 127
-		if always || len(params) == 0 && c != optRoutesMS {
-			order = append(order, c)
-		}
-	}
 	room := r.size() - headerLen - 1 - r.fixed(o)
-	for _, c := range order {
-		b, there := data[c]
-		if _, have := o[uint8(c)]; !there || have {
-			continue
+	put := func(c uint16) {
+		if _, have := o[uint8(c)]; have {
+			return
 		}
-		// Where both forms of the routes do not fit, the standard one stays.
+		b, there := sc.base[c]
+		for _, x := range own {
+			if x.Code == c {
+				b, there = x.Data, true
+				break
+			}
+		}
 		n := len(b) + 2*(len(b)/255+1)
-		if n > room {
-			continue
+		if there && n <= room {
+			room -= n
+			o[uint8(c)] = b
 		}
-		room -= n
-		o[uint8(c)] = b
+	}
+	// In the order of what matters most, as far as it fits.
+	for _, c := range []uint16{optMask, optRoutes, optMTU} {
+		put(c)
+	}
+	for _, c := range params {
+		put(uint16(c))
+	}
+	for _, c := range always {
+		put(c)
+	}
+	for _, c := range sc.codes {
+		if sc.explicit[c] || len(params) == 0 && c != optRoutesMS {
+			put(c)
+		}
+	}
+	if len(params) == 0 {
+		for _, x := range own {
+			put(x.Code)
+		}
 	}
 	if len(file) > 127 {
 		file = ""
 	}
 	return r.send(typ, sc, ip, o, file, next)
+}
+
+// own returns the options that are the client's own, and the codes of those
+// that are sent asked for or not.
+func (r *request4) own(sc *scope) (own []dhcp.Option, always []uint16) {
+	if r.res != nil {
+		for _, x := range r.res.Options {
+			own = append(own, x)
+			always = append(always, x.Code)
+		}
+		if r.res.Hostname != "" && !sc.explicit[optHostname] {
+			own = append(own, dhcp.Option{Code: optHostname, Data: []byte(r.res.Hostname)})
+		}
+	}
+	if b := r.fqdn(sc); b != nil && !sc.explicit[optFQDN] {
+		own = append(own, dhcp.Option{Code: optFQDN, Data: b})
+		always = append(always, optFQDN)
+	}
+	if b := r.m.Options[optUUID]; len(b) > 0 && len(r.m.Options[optArch]) > 0 {
+		own = append(own, dhcp.Option{Code: optUUID, Data: b}) // PXE 2.1: the server returns it
+		always = append(always, optUUID)
+	}
+	return own, always
 }
 
 // fixed counts the bytes that options take which are sent in any case.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net"
 	"net/netip"
@@ -534,7 +535,7 @@ func (r *request6) configuration() dhcpv6.Options {
 		}
 	}
 	var out dhcpv6.Options
-	for _, c := range slices.Sorted(keys(data)) {
+	for _, c := range slices.Sorted(maps.Keys(data)) {
 		out.Add(&dhcpv6.OptionGeneric{OptionCode: dhcpv6.OptionCode(c), OptionData: data[c]})
 	}
 	return out
