@@ -24,8 +24,10 @@ type Scope struct {
 	Mode      Mode         `json:"mode"`   // empty: Stateful
 	// ServerIP is the DHCPv4 server identifier (RFC 2132, 9.7), an address of
 	// the subnet that no port has, or the router's. The server answers ARP
-	// for it unless it is the Router. It may be outside of the subnet only
-	// when Relays are given. Unused for v6.
+	// for it unless it is the Router; then renewals by unicast go to the
+	// router and are lost, and clients renew by broadcast when T2 is over, so
+	// an address of its own is better where a per-host backend serves. It may
+	// be outside of the subnet only when Relays are given. Unused for v6.
 	ServerIP     netip.Addr   `json:"server_ip"`
 	Router       netip.Addr   `json:"router"` // option 3; zero: none; unused for v6, where routers announce themselves
 	DNS          []netip.Addr `json:"dns,omitempty"`

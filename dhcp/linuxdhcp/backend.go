@@ -49,7 +49,12 @@ type Options struct {
 // Backend serves DHCP on the networks of one host. It is safe for use by
 // several goroutines.
 type Backend struct {
-	t     linux.Target
+	t linux.Target
+	*core
+}
+
+// core is what backends of one host share that write through different targets.
+type core struct {
 	o     Options
 	e     *engine
 	hub   hub.Hub
@@ -79,11 +84,14 @@ type netState struct {
 // New returns a backend that serves nothing yet. o may be nil. It starts no
 // goroutine; Serve does.
 func New(t linux.Target, o *Options) (*Backend, error) {
-	h := t.Host()
-	b := &Backend{
-		t: t, since: time.Now(), scopes: map[string]dhcp.Scope{}, reservations: map[string]dhcp.Reservation{},
-		holders: map[holder]string{}, nets: map[string]*netState{},
+	if t == nil {
+		return nil, &vnet.FieldError{Field: "target", Reason: "is nil"}
 	}
+	h := t.Host()
+	b := &Backend{t: t, core: &core{
+		since: time.Now(), scopes: map[string]dhcp.Scope{}, reservations: map[string]dhcp.Reservation{},
+		holders: map[holder]string{}, nets: map[string]*netState{},
+	}}
 	if o != nil {
 		b.o = *o
 	}
@@ -107,7 +115,17 @@ func New(t linux.Target, o *Options) (*Backend, error) {
 	return b, nil
 }
 
-// change makes a step of one change of the served state. Nothing in it can
+// With returns a backend that serves the same and writes through t, a batch
+// of the same host: so one port can be part of one commit with what other
+// packages write.
+func (b *Backend) With(t linux.Target) (*Backend, error) {
+	if t == nil || t.Host() != b.t.Host() {
+		return nil, &vnet.FieldError{Field: "target", Reason: "is not of the same host"}
+	}
+	return &Backend{t: t, core: b.core}, nil
+}
+
+// step makes a step of one change of the served state. Nothing in it can
 // fail, but it is a step all the same: a batch orders and plans it with the rest.
 func (b *Backend) step(c vnet.Change, do, undo func()) linux.Step {
 	c.Where = b.t.Host().Name()

@@ -72,7 +72,7 @@ func BenchmarkServers(b *testing.B) {
 		s.cpu = s.start(b, p, dev, b.TempDir())
 		measure(b, s.gen, 20, s.clients) // until it serves
 	}
-	for _, rate := range []int{250, 500, 750, 1000, 2000, 4000, 6000, 8000, 9000, 10_000, 11_000, 12_000, 13_000, 14_000, 15_000, 16_000, 18_000, 20_000, 25_000} {
+	for _, rate := range []int{100, 250, 500, 750, 1000, 2000, 4000, 6000, 8000, 9000, 10_000, 11_000, 12_000, 13_000, 14_000, 15_000, 16_000, 18_000, 20_000, 25_000} {
 		passed := map[*contender]bool{}
 		for range 3 {
 			for _, s := range servers {

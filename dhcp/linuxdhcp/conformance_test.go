@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,6 +21,8 @@ import (
 	"github.com/vnet-go/vnet/dhcp/linuxdhcp"
 	"github.com/vnet-go/vnet/internal/lab"
 	"github.com/vnet-go/vnet/linux"
+	"github.com/vnet-go/vnet/overlay"
+	"github.com/vnet-go/vnet/overlay/linuxoverlay"
 )
 
 // place is a host in a namespace, with bridges made by hand as overlay makes them.
@@ -115,7 +118,8 @@ func TestBatch(t *testing.T) {
 	p := newPlace(t)
 	ctx := t.Context()
 	batch := p.host.Batch()
-	b, err := linuxdhcp.New(batch, nil)
+	direct := p.backend(t, nil)
+	b, err := direct.With(batch)
 	require.NoError(t, err)
 	require.NoError(t, b.EnsureScope(ctx, scopeOn("a")))
 	require.NoError(t, b.EnsureReservation(ctx, portOn("a", 10)))
@@ -123,8 +127,8 @@ func TestBatch(t *testing.T) {
 	_, err = b.Explain(ctx, "scope", "s-a")
 	require.ErrorIs(t, err, vnet.ErrNotFound, "not committed yet")
 	require.NoError(t, batch.Commit(ctx))
-	_, err = b.Explain(ctx, "scope", "s-a")
-	require.NoError(t, err)
+	_, err = direct.Explain(ctx, "scope", "s-a")
+	require.NoError(t, err, "both serve the same")
 
 	// The address moves to another reservation within one batch.
 	moved := portOn("a", 10)
@@ -222,4 +226,49 @@ func BenchmarkEnsureReservation(b *testing.B) {
 			}
 		})
 	}
+}
+
+// A port is put on a network by overlay, and boots.
+func TestOverOverlay(t *testing.T) {
+	p := newPlace(t)
+	ctx := t.Context()
+	ob, err := linuxoverlay.New(p.host, nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, p.host.Cleanup(context.Background())) })
+	fabric, err := overlay.New(ob, nil)
+	require.NoError(t, err)
+	b := p.backend(t, nil)
+	svc, err := dhcp.New(b, nil)
+	require.NoError(t, err)
+	serving, stop := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- svc.Serve(serving) }()
+	t.Cleanup(func() { stop(); require.NoError(t, <-done) })
+
+	// DHCP first, the network later: the order does not matter.
+	r := portOn("net", 10)
+	require.NoError(t, svc.Sync(ctx, dhcp.State{Scopes: []dhcp.Scope{scopeOn("net")}, Reservations: []dhcp.Reservation{r}}, vnet.SyncOptions{}))
+	require.NoError(t, fabric.EnsureNetwork(ctx, overlay.Network{ID: "net", Segment: overlay.Segment{Type: overlay.Local}}))
+	require.NoError(t, fabric.EnsurePort(ctx, overlay.Port{ID: "p", NetworkID: "net", MAC: r.MAC, FixedIPs: r.IPs}))
+	vm := p.l.NS("vm")
+	_, err = fabric.Plug(ctx, overlay.Attachment{PortID: "p", Kind: overlay.Veth, Name: "eth0", Netns: vm.Path})
+	require.NoError(t, err)
+	vm.Up("eth0")
+	lab.Need(t, "udhcpc")
+	out, err := vm.Exec(ctx, "udhcpc", "-i", "eth0", "-s", "/bin/true", "-n", "-q", "-t", "5", "-T", "1")
+	require.NoError(t, err, out)
+	var got []netip.Addr
+	for l, err := range svc.Leases(ctx) {
+		require.NoError(t, err)
+		got = append(got, l.IP)
+	}
+	require.Equal(t, r.IPs, got)
+
+	require.NoError(t, fabric.Unplug(ctx, "p"))
+	require.NoError(t, fabric.DeletePort(ctx, "p"))
+	require.NoError(t, fabric.DeleteNetwork(ctx, "net"))
+	require.Eventually(t, func() bool {
+		x, err := svc.Explain(ctx, "network", "net")
+		return err == nil && strings.Contains(x.String(), "waiting for device")
+	}, 3*time.Second, 10*time.Millisecond)
 }
