@@ -135,8 +135,11 @@ func (b *Backend) networkSteps(ctx context.Context, n overlay.Network) ([]linux.
 			// Without a querier snooping would keep router advertisements from
 			// ports that have not asked for them.
 			snooping := false
-			return rt.AddLink(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: br, HardwareAddr: mac.HardwareAddr(), MTU: mtu}, MulticastSnooping: &snooping})
+			return rt.AddLink(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: br, HardwareAddr: mac.HardwareAddr(), MTU: mtu - 1}, MulticastSnooping: &snooping})
 		}, func(context.Context) error { return rt.DelLink(br) })
+		// Only a bridge whose MTU has been changed keeps it; others take the least
+		// of their ports' (br_mtu_auto_adjust).
+		w.step(linux.LinkAdd, func(context.Context) error { return rt.SetMTU(br, mtu) }, nil)
 		w.step(linux.LinkAdd, func(context.Context) error { return rt.SetAlias(br, alias) }, nil)
 		w.sysctl(linux.LinkAdd, bridgeSysctls(br, mtu))
 	} else {
@@ -166,8 +169,6 @@ func (b *Backend) networkSteps(ctx context.Context, n overlay.Network) ([]linux.
 	if err := b.segmentSteps(w, n, bridge, mtu); err != nil {
 		return nil, err
 	}
-	// The least MTU of its ports becomes the bridge's unless it is set; this one
-	// is set when it is made, and here when it differs.
 	if bridge != nil && bridge.MTU != mtu {
 		w.differ("mtu", bridge.MTU, mtu, vnet.ImpactSome)
 		w.step(linux.Configure, func(context.Context) error { return rt.SetMTU(br, mtu) }, nil)

@@ -198,7 +198,21 @@ func (b *Backend) Unplug(ctx context.Context, portID string) error {
 	if err := b.unplugSteps(ctx, w, portID, entry); err != nil {
 		return err
 	}
-	return b.t.Submit(ctx, marked(c, w.steps)...)
+	if len(w.steps) == 0 {
+		return nil
+	}
+	if err := b.t.Submit(ctx, marked(c, w.steps)...); err != nil {
+		return err
+	}
+	if !slices.Contains(entry.Holders, vnet.PartOverlay) {
+		return nil
+	}
+	// Letting the device go has let the port go too, which is still there.
+	_, steps, err := b.h.Ports().Claim(ctx, vnet.PartOverlay, portID)
+	if err != nil {
+		return err
+	}
+	return b.t.Submit(ctx, steps...)
 }
 
 // Plug implements [overlay.Plugger]. The far end of a veth pair that stands

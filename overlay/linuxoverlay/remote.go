@@ -351,8 +351,8 @@ func (b *Backend) remoteStepsFrom(s standing, n overlay.Network, want []overlay.
 	return steps, nil
 }
 
-// surplusSteps removes what nothing wants any more; the kernel knows no ids,
-// so the changes name MACs.
+// surplusSteps removes what nothing wants any more; the kernel knows no ids, so
+// after a restart the changes name MACs.
 func (b *Backend) surplusSteps(n overlay.Network, s standing, macs map[vnet.MAC]bool, heads map[netip.Addr]bool, owners map[netip.Addr][]vnet.MAC) []linux.Step {
 	rt := b.h.NS().RTNL()
 	vx := b.vxlanName(n.ID)
@@ -371,9 +371,17 @@ func (b *Backend) surplusSteps(n overlay.Network, s standing, macs map[vnet.MAC]
 		}
 	}
 	slices.SortFunc(order, func(a, b vnet.MAC) int { return slices.Compare(a[:], b[:]) })
+	ids := map[vnet.MAC]string{}
+	for _, r := range b.m.remotesOf(n.ID) {
+		ids[r.MAC] = r.ID
+	}
 	for _, m := range order {
 		dst := s.tunnel[m]
-		c := vnet.Change{Verb: vnet.Delete, Part: vnet.PartOverlay, Kind: "remote_port", ID: m.String(), Impact: vnet.ImpactObject, Where: b.h.Name(), Diff: []string{"network: " + n.ID}}
+		id := ids[m]
+		if id == "" {
+			id = m.String()
+		}
+		c := vnet.Change{Verb: vnet.Delete, Part: vnet.PartOverlay, Kind: "remote_port", ID: id, Impact: vnet.ImpactObject, Where: b.h.Name(), Diff: []string{"network: " + n.ID}}
 		steps = append(steps, marked(c, []linux.Step{{Phase: linux.Disconnect, Do: func(context.Context) error {
 			if dst.IsValid() {
 				if err := rt.DelFDB(rtnl.FDB{Dev: vx, MAC: m, Dst: dst}); err != nil {

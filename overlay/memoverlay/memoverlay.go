@@ -19,6 +19,10 @@ import (
 // platform. Several backends over one Kernel see the same, as after a restart.
 // The zero value is empty and ready.
 type Kernel struct {
+	// Host is the host's name as in Port.Host: ports of other hosts are left
+	// out. Empty: every port is this host's.
+	Host string
+
 	mu       sync.Mutex
 	networks map[string]overlay.Network
 	ports    map[string]overlay.Port
@@ -86,6 +90,9 @@ func New(k *Kernel) *Backend {
 // Kernel returns what the backend keeps its state in.
 func (b *Backend) Kernel() *Kernel { return b.k }
 
+// State is what stands.
+func (b *Backend) State() overlay.State { return b.k.State() }
+
 func (b *Backend) do(ctx context.Context, f func(k *Kernel) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -149,12 +156,27 @@ func (b *Backend) DeleteNetwork(ctx context.Context, id string) error {
 // EnsurePort implements [overlay.Backend].
 func (b *Backend) EnsurePort(ctx context.Context, p overlay.Port) error {
 	return b.do(ctx, func(k *Kernel) error {
+		if !k.local(p) {
+			k.unplug(p.ID) // it may have been here before
+			drop(k, k.ports, p.ID)
+			return nil
+		}
 		if _, ok := k.networks[p.NetworkID]; !ok {
 			return fmt.Errorf("network %s: %w", p.NetworkID, vnet.ErrNotFound)
 		}
 		put(k, k.ports, p.ID, p, overlay.Port.Equal)
 		return nil
 	})
+}
+
+func (k *Kernel) local(p overlay.Port) bool {
+	return p.Host == "" || k.Host == "" || p.Host == k.Host
+}
+
+// here returns s without the ports of other hosts.
+func (k *Kernel) here(s overlay.State) overlay.State {
+	s.Ports = slices.DeleteFunc(slices.Clone(s.Ports), func(p overlay.Port) bool { return !k.local(p) })
+	return s
 }
 
 // DeletePort implements [overlay.Backend].
@@ -185,6 +207,7 @@ func (b *Backend) DeleteRemotePort(ctx context.Context, id string) error {
 // Sync implements [overlay.Backend].
 func (b *Backend) Sync(ctx context.Context, s overlay.State, o vnet.SyncOptions) error {
 	return b.do(ctx, func(k *Kernel) error {
+		s := k.here(s)
 		old := k.state()
 		p := vnet.Plan{Changes: overlay.Diff(old, s)}
 		if err := o.Check(p, len(old.Networks)+len(old.Ports)+len(old.RemotePorts)); err != nil {
@@ -212,7 +235,7 @@ func (b *Backend) Sync(ctx context.Context, s overlay.State, o vnet.SyncOptions)
 
 // Plan implements [overlay.Backend].
 func (b *Backend) Plan(ctx context.Context, s overlay.State) (p vnet.Plan, err error) {
-	err = b.do(ctx, func(k *Kernel) error { p.Changes = overlay.Diff(k.state(), s); return nil })
+	err = b.do(ctx, func(k *Kernel) error { p.Changes = overlay.Diff(k.state(), k.here(s)); return nil })
 	return p, err
 }
 
@@ -322,6 +345,7 @@ func (b *Backend) Explain(ctx context.Context, kind, id string) (x vnet.Explanat
 				}
 			}
 			slices.Sort(ports)
+			x.Add(fmt.Sprintf("%d ports", len(ports)))
 			for _, p := range ports {
 				x.Add("port " + p)
 			}
@@ -333,6 +357,8 @@ func (b *Backend) Explain(ctx context.Context, kind, id string) (x vnet.Explanat
 			x.Text = fmt.Sprintf("port %s: %s on network %s, in memory", id, p.MAC, p.NetworkID)
 			if a, ok := k.plugged[id]; ok {
 				x.Add("plugged: " + string(a.Kind))
+			} else {
+				x.Add("no device is plugged")
 			}
 		}
 		return nil
