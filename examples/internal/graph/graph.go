@@ -25,7 +25,7 @@ type link struct {
 func links(r *matrix.Report) []link {
 	var out []link
 	for _, c := range r.Cells {
-		if !c.Model.OK || c.Model.Who == "" {
+		if !c.Model.OK || !slices.Contains(r.Sources, c.Model.Who) { // a router may answer, too
 			continue
 		}
 		k := slices.IndexFunc(out, func(l link) bool { return l.from == c.From && l.to == c.Model.Who })
@@ -151,7 +151,7 @@ func Mermaid(t *topology.Cloud, r *matrix.Report) string {
 
 // The measures of the SVG drawing, in pixels.
 const (
-	boxW, boxH, gap, lineH = 190, 74, 22, 15
+	boxW, boxH, gap, lineH = 244, 74, 22, 15
 	margin                 = 24
 )
 

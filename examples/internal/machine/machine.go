@@ -134,7 +134,7 @@ func (m *Machine) unwanted(w want) []string {
 func (m *Machine) Ensure(c *topology.Cloud) error {
 	w := m.want(c)
 	for _, ns := range w.ns {
-		if _, err := ensureNS(ns); err != nil {
+		if err := ensureNS(ns); err != nil {
 			return err
 		}
 	}

@@ -38,8 +38,7 @@ func TestEnsureFinishesWhatWasBegun(t *testing.T) {
 	// A file without a namespace on it, and a wire to nowhere.
 	require.NoError(t, os.MkdirAll(NetnsDir, 0o755))
 	require.NoError(t, os.WriteFile(m.HostNS("h1"), nil, 0o644))
-	_, err := ensureNS(m.HostNS("h2"))
-	require.NoError(t, err)
+	require.NoError(t, ensureNS(m.HostNS("h2")))
 	require.NoError(t, Do(m.HostNS("h2"), func() error {
 		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: UnderlayDevice}, PeerName: "stray"})
 	}))
@@ -64,7 +63,7 @@ func TestEnsureFinishesWhatWasBegun(t *testing.T) {
 	// What the file does not say any more goes.
 	c.VMs, c.Hosts = nil, c.Hosts[:1]
 	require.NoError(t, m.Prune(c))
-	_, err = os.Stat(m.HostNS("h2"))
+	_, err := os.Stat(m.HostNS("h2"))
 	assert.ErrorIs(t, err, os.ErrNotExist)
 	require.NoError(t, m.Remove([]string{"h1", "h2"}))
 	require.NoError(t, os.RemoveAll(m.Dir))

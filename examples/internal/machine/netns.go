@@ -4,12 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/vnet-go/vnet/internal/netns"
 )
 
 // NetnsDir is where named network namespaces are, as ip-netns(8) has it.
@@ -45,41 +46,23 @@ func exists(path string) bool {
 	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
 }
 
-// ensureNS makes a namespace, with its loopback device up. It reports whether it was missing.
-func ensureNS(path string) (bool, error) {
+// ensureNS makes a namespace, with its loopback device up.
+func ensureNS(path string) error {
 	if exists(path) {
-		return false, nil
+		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return false, err
-	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0)
+	n, err := netns.Create(path)
 	if err != nil {
-		return false, err
+		return err
 	}
-	f.Close()
-	errc := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		errc <- func() error {
-			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-				return err
-			}
-			lo, err := netlink.LinkByName("lo")
-			if err != nil {
-				return err
-			}
-			if err := netlink.LinkSetUp(lo); err != nil {
-				return err
-			}
-			return unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), path, "", unix.MS_BIND, "")
-		}()
-	}()
-	if err := <-errc; err != nil {
-		os.Remove(path)
-		return false, fmt.Errorf("namespace %s: %w", path, err)
-	}
-	return true, nil
+	defer n.Close()
+	return n.Do(func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetUp(lo)
+	})
 }
 
 // deleteNS removes a namespace and, at once, the links in it: the kernel would
@@ -101,17 +84,8 @@ func deleteNS(path string) error {
 		if err != nil {
 			return err
 		}
-		// More than one mount may stand here after a race of two programs.
-		for exists(path) {
-			if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
-				return fmt.Errorf("namespace %s: %w", path, err)
-			}
-		}
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
+	return netns.Remove(path)
 }
 
 // listNS lists the names of namespaces that begin with prefix, dead ones included.
