@@ -192,15 +192,28 @@ func (n *NS) WithFd(f func(fd int) error) error {
 // panic or runtime.Goexit in f goes on in the caller.
 func (n *NS) Do(f func() error) error {
 	return n.WithFd(func(fd int) error {
-		return onThread(func() error { return netns.Set(netns.NsHandle(fd)) }, f)
+		return onThread(func(now int) (bool, error) {
+			if same(now, fd) { // needs no privilege
+				return false, nil
+			}
+			return true, netns.Set(netns.NsHandle(fd))
+		}, f)
 	})
 }
 
-func onNewThread(f func() error) error { return onThread(func() error { return nil }, f) }
+func same(a, b int) bool {
+	var x, y unix.Stat_t
+	return unix.Fstat(a, &x) == nil && unix.Fstat(b, &y) == nil && x.Dev == y.Dev && x.Ino == y.Ino
+}
+
+func onNewThread(f func() error) error {
+	return onThread(func(int) (bool, error) { return true, nil }, f)
+}
 
 // onThread runs enter and f on one locked thread, and brings the thread back
-// to where it was or throws it away.
-func onThread(enter, f func() error) error {
+// to where it was or throws it away. enter is given the namespace that the
+// thread is in, and says whether it, or f, may leave it.
+func onThread(enter func(now int) (moved bool, err error), f func() error) error {
 	var (
 		err      error
 		panicked any
@@ -216,8 +229,9 @@ func onThread(enter, f func() error) error {
 			err, returned = fmt.Errorf("this thread's namespace: %w", berr), true
 			return
 		}
+		moved := true
 		defer func() {
-			if netns.Set(back) == nil {
+			if !moved || netns.Set(back) == nil {
 				runtime.UnlockOSThread()
 			}
 			back.Close()
@@ -227,7 +241,7 @@ func onThread(enter, f func() error) error {
 				panicked = recover()
 			}
 		}()
-		if err = enter(); err != nil {
+		if moved, err = enter(int(back)); err != nil {
 			err = fmt.Errorf("enter namespace: %w", err)
 		} else {
 			err = f()
