@@ -242,19 +242,14 @@ func (h *Host) UnderlayMTU(ctx context.Context) (int, error) {
 	if !h.o.TunnelIP.IsValid() {
 		return 0, fmt.Errorf("host %s has no tunnel address: %w", h.o.Name, vnet.ErrNotFound)
 	}
-	links, err := h.ns.rtnl.Links()
+	addrs, err := h.ns.rtnl.Addrs("")
 	if err != nil {
 		return 0, err
 	}
-	for _, l := range links {
-		addrs, err := h.ns.rtnl.Addrs(l.Name)
-		if err != nil {
-			return 0, err
-		}
-		for _, a := range addrs {
-			if a.Prefix.Addr() == h.o.TunnelIP {
-				return l.MTU, nil
-			}
+	for _, a := range addrs {
+		if a.Prefix.Addr() == h.o.TunnelIP {
+			l, err := h.ns.rtnl.LinkByIndex(a.Index)
+			return l.MTU, err
 		}
 	}
 	return 0, fmt.Errorf("no device has the tunnel address %s: %w", h.o.TunnelIP, vnet.ErrNotFound)
