@@ -22,7 +22,6 @@ type field struct {
 	*bench
 	l      *lab.Lab
 	events chan vnet.Event
-	n      int // networks and stations made
 	feat   dhcp.Features
 }
 

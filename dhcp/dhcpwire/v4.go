@@ -161,6 +161,7 @@ type request4 struct {
 
 	scopes []*scope // that may serve it
 	res    *dhcp.Reservation
+	who    leasestore.Client // filled in by client
 	out    Result
 }
 
@@ -286,11 +287,15 @@ func (r *request4) reserved(prefer netip.Addr) (*scope, netip.Addr) {
 }
 
 func (r *request4) client() leasestore.Client {
+	if r.who.Key != "" {
+		return r.who
+	}
 	key := "h\x01" + string(r.mac[:])
 	if len(r.cid) > 0 {
 		key = "i" + string(r.cid)
 	}
-	return leasestore.Client{Key: key, MAC: r.mac, ID: r.cid, Hostname: r.hostname()}
+	r.who = leasestore.Client{Key: key, MAC: r.mac, ID: r.cid, Hostname: r.hostname()}
+	return r.who
 }
 
 func (r *request4) hostname() string {
@@ -346,11 +351,10 @@ func (r *request4) discover() Result {
 // request tells the four kinds apart as RFC 2131, 4.3.2, does.
 func (r *request4) request() Result {
 	if r.sid.IsValid() { // SELECTING
-		mine := slices.DeleteFunc(slices.Clone(r.scopes), func(sc *scope) bool { return sc.ServerIP != r.sid })
-		if len(mine) == 0 {
+		r.scopes = slices.DeleteFunc(r.scopes, func(sc *scope) bool { return sc.ServerIP != r.sid })
+		if len(r.scopes) == 0 {
 			return r.drop(DropOtherServer)
 		}
-		r.scopes = mine
 	}
 	want := r.want
 	if !want.IsValid() { // RENEWING, REBINDING

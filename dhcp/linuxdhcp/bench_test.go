@@ -89,7 +89,7 @@ func BenchmarkServers(b *testing.B) {
 		b.Run(s.name, func(b *testing.B) {
 			for b.Loop() {
 			}
-			b.Log(strings.Join(s.lines, "\n"))
+			b.Log(strings.Join(s.lines[max(0, len(s.lines)-9):], "\n")) // the testing package cuts longer ones
 			b.ReportMetric(s.best, "leases/s")
 			b.ReportMetric(float64(s.used.Nanoseconds())/1000, "cpu-us/lease")
 			b.ReportMetric(0, "ns/op")

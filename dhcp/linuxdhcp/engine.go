@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
 	"github.com/vnet-go/vnet"
@@ -194,7 +195,7 @@ func (e *engine) status() (known, attached int, errs []error) {
 type answer struct {
 	frame   []byte
 	durable bool
-	count   func()
+	count   prometheus.Counter
 	notices []dhcpwire.Notice
 }
 
@@ -294,7 +295,7 @@ func (w *worker) send(a answer) {
 			w.e.metrics.dropped.WithLabelValues(dropSend).Inc()
 			return
 		}
-		a.count()
+		a.count.Inc()
 	}
 	if len(a.notices) > 0 && w.e.hub.Any() {
 		for _, x := range a.notices {
@@ -325,9 +326,9 @@ func (w *worker) handle(b []byte, at time.Time) (a answer, ok bool) {
 			return w.drop(dropLimit)
 		}
 		if f.kind == arpRequest {
-			return answer{frame: arpReply(nil, w.mac, f), count: m.arp.Inc}, true
+			return answer{frame: arpReply(nil, w.mac, f), count: m.arp}, true
 		}
-		return answer{frame: advertisement(nil, w.mac, f), count: m.nd.Inc}, true
+		return answer{frame: advertisement(nil, w.mac, f), count: m.nd}, true
 	}
 	// A relay carries many clients: each has its own bucket.
 	key, relayed := f.packet.MAC, false
@@ -361,7 +362,7 @@ func (w *worker) handle(b []byte, at time.Time) (a answer, ok bool) {
 			r.Src = netip.AddrPortFrom(w.ll, r.Src.Port())
 		}
 		a.frame = datagram(make([]byte, 0, ethLen+ip6Len+udpLen+len(r.Payload)), w.mac, r)
-		a.count = func() { m.replies.WithLabelValues(family, r.Reply).Inc() }
+		a.count = m.replies.WithLabelValues(family, r.Reply)
 	}
 	return a, a.frame != nil || a.durable || len(a.notices) > 0
 }

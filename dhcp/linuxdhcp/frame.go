@@ -23,8 +23,6 @@ const (
 	protoICMPv6 = 58
 	ndSolicit   = 135
 	ndAdvert    = 136
-
-	maxFrame = ethLen + 1500
 )
 
 // filter lets up what the server may have to answer: ARP requests, UDP to
