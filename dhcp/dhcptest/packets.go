@@ -327,7 +327,7 @@ var cases4 = []packetCase{
 		f.reserve(net, victim.mac, nil, "10.0.0.11")
 		f.ready(victim)
 		s.silent4(message4{typ: discover, chaddr: victim.mac})
-		victim.cap.None(0, func(lab.Frame) bool { return false })
+		victim.cap.None(0, isReply4(s.xid&0xffffff))
 	}},
 	{"another host's client", "A client whose reservation names another host hears nothing here.", func(f *field) {
 		net := f.network()

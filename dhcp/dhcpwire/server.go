@@ -265,38 +265,39 @@ func (s *Server) Leases() []dhcp.Lease {
 	return out
 }
 
-// ServerIPs returns the addresses whose ARP requests the server answers:
-// those of v4 scopes on the network itself, but for the router's.
-func (s *Server) ServerIPs() []netip.Addr {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	var out []netip.Addr
-	for _, sc := range s.scopes4 {
-		if sc.onLink && sc.ServerIP != sc.Router && !slices.Contains(out, sc.ServerIP) {
-			out = append(out, sc.ServerIP)
-		}
-	}
-	return out
-}
-
 // Answers reports whether ARP for ip, asked by mac, is the server's to
-// answer: ip is a server address, and mac is not a client of another host.
+// answer: ip is a server address, and mac is somebody the server talks to. On
+// a physical network every host's server hears everybody, and they share a MAC.
 func (s *Server) Answers(ip netip.Addr, mac vnet.MAC) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for _, sc := range s.scopes4 {
-		if sc.onLink && sc.ServerIP == ip && sc.ServerIP != sc.Router {
-			return !s.elsewhere(mac)
+		if sc.onLink && sc.ServerIP == ip && sc.ServerIP != sc.Router && s.talks(sc, mac) {
+			return true
 		}
 	}
 	return false
 }
 
-// Serves6 reports whether there is any DHCPv6 scope.
-func (s *Server) Serves6() bool {
+// Answers6 reports whether a neighbour solicitation by mac for the server's
+// link-local address is to be answered.
+func (s *Server) Answers6(mac vnet.MAC) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return len(s.scopes6) > 0
+	for _, sc := range s.scopes6 {
+		if s.talks(sc, mac) {
+			return true
+		}
+	}
+	return false
+}
+
+// talks reports whether the scope's clients here may be at mac.
+func (s *Server) talks(sc *scope, mac vnet.MAC) bool {
+	if len(s.byMAC[mac]) > 0 {
+		return !s.elsewhere(mac)
+	}
+	return sc.NAKUnknown || sc.Mode == dhcp.Stateless || len(sc.Relays) > 0 || s.pooled(sc)
 }
 
 // TrustsRelay reports whether a scope names the relay agent.

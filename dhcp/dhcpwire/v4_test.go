@@ -307,8 +307,11 @@ func TestOtherHost(t *testing.T) {
 	s.PutReservation(r)
 	require.Equal(t, DropOtherHost, s.Handle4(msg4(macA, discover)).Drop)
 	require.False(t, s.Answers(ip("192.0.2.2"), macA))
-	require.True(t, s.Answers(ip("192.0.2.2"), macB))
+	require.True(t, s.Answers(ip("192.0.2.2"), macB), "the pool's clients may be anybody")
 	require.False(t, s.Answers(ip("192.0.2.1"), macB), "the router answers for itself")
+	s = server(t, false)
+	require.True(t, s.Answers(ip("192.0.2.2"), macA))
+	require.False(t, s.Answers(ip("192.0.2.2"), macB), "nobody we talk to")
 }
 
 func TestClientIDMustMatch(t *testing.T) {

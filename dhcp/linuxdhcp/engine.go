@@ -318,7 +318,7 @@ func (w *worker) handle(b []byte, at time.Time) (a answer, ok bool) {
 		return w.drop(dropFrame)
 	case arpRequest, solicitation:
 		// Most are for others: they cost their senders nothing.
-		mine := f.kind == arpRequest && w.n.wire.Answers(f.target, f.packet.MAC) || f.kind == solicitation && f.target == w.ll && w.n.wire.Serves6()
+		mine := f.kind == arpRequest && w.n.wire.Answers(f.target, f.packet.MAC) || f.kind == solicitation && f.target == w.ll && w.n.wire.Answers6(f.packet.MAC)
 		if !mine {
 			return answer{}, false
 		}
