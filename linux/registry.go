@@ -159,34 +159,26 @@ func (p *Ports) List(ctx context.Context) ([]PortEntry, error) {
 // Get returns one entry, or [vnet.ErrNotFound].
 func (p *Ports) Get(ctx context.Context, portID string) (PortEntry, error) {
 	e := PortEntry{ID: portID}
-	data, ok, err := p.h.lookup(ctx, p.h.setOf(mapPorts), p.canonical(portID))
-	if err != nil {
-		return e, err
-	}
-	if !ok {
-		return e, fmt.Errorf("port %s has no index: %w", portID, vnet.ErrNotFound)
-	}
-	e.Index = data[0].(uint32)
-	if data, ok, err = p.h.lookup(ctx, p.h.setOf(mapBound), e.Index); err != nil {
-		return e, err
-	} else if ok {
-		e.Device = data[0].(string)
-	}
-	if _, e.Filtered, err = p.h.lookup(ctx, p.h.setOf(setFiltered), e.Index); err != nil {
-		return e, err
-	}
-	if _, e.Filled, err = p.h.lookup(ctx, p.h.setOf(setFilled), e.Index); err != nil {
-		return e, err
-	}
-	for _, part := range holders() {
-		if _, ok, err := p.h.lookup(ctx, p.h.setOf(setHeld), e.Index, string(part)); err != nil {
-			return e, err
-		} else if ok {
-			e.Holders = append(e.Holders, part)
+	err := p.h.ns.nft.View(ctx, func(tx *nft.Tx) error {
+		data, ok := tx.Lookup(p.h.setOf(mapPorts), p.canonical(portID))
+		if !ok {
+			return fmt.Errorf("port %s has no index: %w", portID, vnet.ErrNotFound)
 		}
-	}
+		e.Index = data[0].(uint32)
+		if data, ok := tx.Lookup(p.h.setOf(mapBound), e.Index); ok {
+			e.Device = data[0].(string)
+		}
+		_, e.Filtered = tx.Lookup(p.h.setOf(setFiltered), e.Index)
+		_, e.Filled = tx.Lookup(p.h.setOf(setFilled), e.Index)
+		for _, part := range holders() {
+			if _, ok := tx.Lookup(p.h.setOf(setHeld), e.Index, string(part)); ok {
+				e.Holders = append(e.Holders, part)
+			}
+		}
+		return nil
+	})
 	slices.Sort(e.Holders)
-	return e, nil
+	return e, err
 }
 
 // index is the port's index, promised if it has none.

@@ -141,6 +141,18 @@ func (c *Conn) Check(ctx context.Context, f func(tx *Tx) error) ([]string, error
 	return tx.differences()
 }
 
+// View runs f on what stands, and sends nothing, whatever f declares: many
+// look-ups of one moment.
+func (c *Conn) View(ctx context.Context, f func(tx *Tx) error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	_, err := c.declare(f)
+	return err
+}
+
 // declare runs f on a transaction over a fresh view.
 func (c *Conn) declare(f func(*Tx) error) (*Tx, error) {
 	if err := c.refresh(); err != nil {

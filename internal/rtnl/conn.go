@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -35,6 +36,9 @@ type Conn struct {
 // Open returns a connection in the namespace. Its sockets are opened when first
 // used.
 func Open(ns Namespace) *Conn { return &Conn{ns: ns} }
+
+// answerTimeout bounds the wait for an answer of the kernel, in seconds.
+const answerTimeout = 60
 
 // Close closes it.
 func (c *Conn) Close() error {
@@ -70,6 +74,7 @@ func (c *Conn) sockets() (*netlink.Handle, map[int]*nl.SocketHandle, error) {
 		if err != nil {
 			return err
 		}
+		_ = h.SetSocketTimeout(answerTimeout * time.Second)
 		socks := map[int]*nl.SocketHandle{}
 		for _, proto := range []int{unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER} {
 			s, err := nl.Subscribe(proto)
@@ -81,6 +86,8 @@ func (c *Conn) sockets() (*netlink.Handle, map[int]*nl.SocketHandle, error) {
 				return err
 			}
 			_ = s.SetExtAck(true) // reasons in words; older kernels do without
+			// The kernel answers at once; an answer that was lost must not be waited for for ever.
+			_ = s.SetReceiveTimeout(&unix.Timeval{Sec: answerTimeout})
 			// A dump of many connections must not overrun while we parse.
 			if s.SetReceiveBufferSize(4<<20, true) != nil {
 				_ = s.SetReceiveBufferSize(4<<20, false)

@@ -3,7 +3,9 @@ package rtnl_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -331,6 +333,89 @@ func TestWatch(t *testing.T) {
 	lab.Eventually(t, 5*time.Second, "gone", is(&gone))
 	cancel()
 	require.NoError(t, <-done)
+}
+
+// TestWatchResyncs fills the socket's buffer while the reader is busy.
+func TestWatchResyncs(t *testing.T) {
+	l := lab.New(t)
+	c, _ := open(t, l, "a")
+	require.NoError(t, c.AddLink(&rtnl.Bridge{LinkAttrs: attrs("br0")}))
+	require.NoError(t, c.SetUp("br0")) // the kernel tells of changes of what is up
+	ctx, cancel := context.WithCancel(t.Context())
+	started, goOn := make(chan struct{}), make(chan struct{})
+	var once, resyncOnce sync.Once
+	resynced, again := make(chan struct{}), make(chan struct{})
+	done := make(chan error)
+	go func() {
+		lost := false
+		done <- c.Watch(ctx, func(e rtnl.LinkEvent) {
+			if e.Resync {
+				lost = true
+				resyncOnce.Do(func() { close(resynced) })
+			} else if lost && e.Link.Name == "br0" && e.Link.Alias == "last" {
+				lost = false
+				close(again)
+			}
+			once.Do(func() { close(started); <-goOn })
+		})
+	}()
+	<-started
+	for i := range 12_000 {
+		require.NoError(t, c.SetAlias("br0", []string{"a", "b"}[i%2]))
+	}
+	require.NoError(t, c.SetAlias("br0", "last"))
+	close(goOn)
+	for what, ch := range map[string]chan struct{}{"resync": resynced, "devices again": again} {
+		select {
+		case <-ch:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("no %s", what)
+		}
+	}
+	cancel()
+	require.NoError(t, <-done)
+}
+
+// TestListsWhileThingsChange reads whole lists that change meanwhile.
+func TestListsWhileThingsChange(t *testing.T) {
+	l := lab.New(t)
+	c, ns := open(t, l, "a")
+	for i := range 60 { // a dump of several messages
+		require.NoError(t, c.AddLink(&rtnl.Bridge{LinkAttrs: attrs(fmt.Sprint("keep", i))}))
+	}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for g := range 2 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			w := rtnl.Open(ns)
+			defer w.Close()
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				name := fmt.Sprintf("come%d-%d", g, i%5)
+				_ = w.AddLink(&rtnl.Bridge{LinkAttrs: attrs(name)})
+				_ = w.DelLink(name)
+			}
+		}()
+	}
+	for range 100 {
+		links, err := c.Links()
+		require.NoError(t, err)
+		kept := 0
+		for _, x := range links {
+			if strings.HasPrefix(x.Name, "keep") {
+				kept++
+			}
+		}
+		require.Equal(t, 60, kept)
+	}
+	close(stop)
+	wg.Wait()
 }
 
 func TestClosed(t *testing.T) {
