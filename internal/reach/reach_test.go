@@ -1,0 +1,202 @@
+package reach
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/vnet-go/vnet"
+	"github.com/vnet-go/vnet/overlay"
+	"github.com/vnet-go/vnet/router"
+	"github.com/vnet-go/vnet/secgroup"
+)
+
+func ip(s string) netip.Addr    { return netip.MustParseAddr(s) }
+func pfx(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+func num(n uint16) *uint16      { return &n }
+func mac(n byte) vnet.MAC       { return vnet.MAC{2, 0, 0, 0, 0, n} }
+func pfxs(s ...string) (out []netip.Prefix) {
+	for _, x := range s {
+		out = append(out, pfx(x))
+	}
+	return out
+}
+
+// world is two tenants with the same addresses, each with a router to one
+// public network where a server stands.
+func world() World {
+	w := World{Stations: []Station{{ID: "server", NetworkID: "public", MAC: mac(0xee), Addresses: pfxs("203.0.113.1/24", "2001:db8:ff::1/64"),
+		Routes: []router.Route{{Destination: pfx("2001:db8:1::/64"), NextHop: ip("2001:db8:ff::10")}}}}}
+	w.Overlay.Networks = []overlay.Network{{ID: "public", Segment: overlay.Segment{Type: overlay.Flat, PhysicalNetwork: "ext"},
+		Subnets: []overlay.Subnet{{ID: "p4", CIDR: pfx("203.0.113.0/24")}, {ID: "p6", CIDR: pfx("2001:db8:ff::/64")}}}}
+	all := secgroup.DefaultGroup("default")
+	web := secgroup.Group{ID: "web", Rules: []secgroup.Rule{
+		{ID: "http", Direction: secgroup.Ingress, Ethertype: secgroup.IPv4, Protocol: "tcp", PortMin: num(80), PortMax: num(89)},
+		{ID: "ping", Direction: secgroup.Ingress, Ethertype: secgroup.IPv4, Protocol: "icmp"},
+		{ID: "ping6", Direction: secgroup.Ingress, Ethertype: secgroup.IPv6, Protocol: "icmp"}}}
+	raw := secgroup.Group{ID: "raw", Stateless: true, Rules: []secgroup.Rule{{ID: "in", Direction: secgroup.Ingress, Ethertype: secgroup.IPv4, Protocol: "udp"}}}
+	w.SecGroup.Groups = []secgroup.Group{all, web, raw}
+	for i, tenant := range []string{"red", "blue"} {
+		w.Overlay.Networks = append(w.Overlay.Networks, overlay.Network{ID: tenant, Segment: overlay.Segment{Type: overlay.VXLAN, ID: uint32(i + 1)},
+			Subnets: []overlay.Subnet{{ID: tenant + "4", CIDR: pfx("10.0.0.0/24"), Gateway: ip("10.0.0.1")}, {ID: tenant + "6", CIDR: pfx("2001:db8:1::/64"), Gateway: ip("2001:db8:1::1")}}})
+		for j, host := range []string{"h1", "h2"} {
+			id := tenant + string(rune('1'+j))
+			p := overlay.Port{ID: id, NetworkID: tenant, MAC: mac(byte(0x10*(i+1) + j)), FixedIPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(5 + j)}), netip.MustParseAddr("2001:db8:1::5")}, Filtered: true, Host: host}
+			if j == 1 {
+				p.FixedIPs[1] = ip("2001:db8:1::6")
+			}
+			w.Overlay.Ports = append(w.Overlay.Ports, p)
+			s := secgroup.Port{ID: id, NetworkID: tenant, MAC: p.MAC, FixedIPs: p.FixedIPs, Groups: []string{"default"}}
+			if j == 0 {
+				s.Groups = append(s.Groups, "web")
+			}
+			w.SecGroup.Ports = append(w.SecGroup.Ports, s)
+		}
+		gw := byte(10 + i)
+		w.Router.Routers = append(w.Router.Routers, router.Router{ID: "r-" + tenant, Host: "h1",
+			Interfaces: []router.Interface{{PortID: "ri-" + tenant, NetworkID: tenant, MAC: mac(byte(0x80 + i)), Addresses: pfxs("10.0.0.1/24", "2001:db8:1::1/64")}},
+			Gateway: &router.Gateway{PortID: "rg-" + tenant, NetworkID: "public", MAC: mac(byte(0x90 + i)),
+				Addresses: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{203, 0, 113, gw}), 24), netip.PrefixFrom(ip("2001:db8:ff::10"), 64)},
+				NextHops:  []netip.Addr{ip("203.0.113.1"), ip("2001:db8:ff::1")}}})
+	}
+	w.Router.Routers[1].Gateway.Addresses[1] = pfx("2001:db8:ff::11/64")
+	w.Router.FloatingIPs = []router.FloatingIP{{ID: "f-red1", RouterID: "r-red", FloatingIP: ip("203.0.113.50"), FixedIP: ip("10.0.0.5")},
+		{ID: "f-red2", RouterID: "r-red", FloatingIP: ip("203.0.113.51"), FixedIP: ip("10.0.0.6")}}
+	w.Router.PortForwards = []router.PortForward{{ID: "pf", RouterID: "r-blue", Protocol: "tcp", ExternalIP: ip("203.0.113.11"), ExternalPort: router.PortRange{First: 8080, Last: 8082},
+		InternalIP: ip("10.0.0.5"), InternalPort: router.PortRange{First: 80, Last: 82}}}
+	return w
+}
+
+func TestConnections(t *testing.T) {
+	tcp := func(from, to string, port uint16) Packet {
+		return Packet{From: from, Dst: ip(to), Proto: TCP, SrcPort: 1000, DstPort: port}
+	}
+	ping := func(from, to string) Packet {
+		k := Packet{From: from, Dst: ip(to), Proto: ICMP, ICMPType: 8}
+		if k.Dst.Is6() {
+			k.Proto, k.ICMPType = ICMPv6, 128
+		}
+		return k
+	}
+	for _, c := range []struct {
+		says string // the sentence
+		k    Packet
+		at   string // where it arrives; "" dropped
+		src  string // as there
+		dst  string
+		by   string // stage that drops
+	}{
+		{"members of the default group reach each other, across hosts", tcp("red1", "10.0.0.6", 22), "red2", "10.0.0.5", "10.0.0.6", ""},
+		{"and over IPv6", tcp("red1", "2001:db8:1::6", 22), "red2", "2001:db8:1::5", "2001:db8:1::6", ""},
+		{"the same address is another machine in another tenant", tcp("blue1", "10.0.0.6", 22), "blue2", "10.0.0.5", "10.0.0.6", ""},
+		{"leaving, the source is the floating IP", tcp("red1", "203.0.113.1", 443), "server", "203.0.113.50", "203.0.113.1", ""},
+		{"without one it is the gateway's", tcp("blue1", "203.0.113.1", 443), "server", "203.0.113.11", "203.0.113.1", ""},
+		{"IPv6 is not translated", tcp("red1", "2001:db8:ff::1", 443), "server", "2001:db8:1::5", "2001:db8:ff::1", ""},
+		{"from outside by floating IP, to an allowed port", tcp("server", "203.0.113.50", 80), "red1", "203.0.113.1", "10.0.0.5", ""},
+		{"and to one that no rule allows", tcp("server", "203.0.113.50", 22), "", "", "", "ingress rules"},
+		{"port of a forward", tcp("server", "203.0.113.11", 8081), "blue1", "203.0.113.1", "10.0.0.5", ""},
+		{"no port of a forward", tcp("server", "203.0.113.11", 8083), "", "", "", "router"},
+		{"the router answers echo requests", ping("server", "203.0.113.11"), "r-blue", "203.0.113.1", "203.0.113.11", ""},
+		{"hairpin: the neighbour's floating IP, as from one's own", ping("red2", "203.0.113.50"), "red1", "203.0.113.51", "10.0.0.5", ""},
+		{"hairpin: one's own floating IP", ping("red1", "203.0.113.50"), "red1", "203.0.113.50", "10.0.0.5", ""},
+		{"another tenant's floating IP", ping("blue1", "203.0.113.50"), "red1", "203.0.113.11", "10.0.0.5", ""},
+		{"an unknown address of the subnet", ping("red1", "10.0.0.77"), "", "", "", "network"},
+		{"an address nobody routes", ping("server", "198.51.100.1"), "", "", "", "sender"},
+		{"into a tenant by its IPv6 addresses", ping("server", "2001:db8:1::5"), "red1", "2001:db8:ff::1", "2001:db8:1::5", ""},
+		{"which its groups may forbid", ping("server", "2001:db8:1::6"), "", "", "", "ingress rules"},
+		{"a spoofed address", Packet{From: "red1", Src: ip("10.0.0.9"), Dst: ip("10.0.0.6"), Proto: UDP}, "", "", "", "port security"},
+		{"a spoofed MAC", Packet{From: "red1", SrcMAC: mac(0x77), Dst: ip("10.0.0.6"), Proto: UDP}, "", "", "", "port security"},
+		{"a machine is no DHCP server", Packet{From: "red1", Dst: ip("10.0.0.6"), Proto: UDP, SrcPort: 67, DstPort: 68}, "", "", "", "port security"},
+	} {
+		t.Run(c.says, func(t *testing.T) {
+			m, err := New(world())
+			require.NoError(t, err)
+			there, back, ok := m.Connect(c.k)
+			if c.at == "" {
+				require.False(t, there.OK(), there.Explain())
+				require.Equal(t, c.by, there.Drops[0].Stage, there.Explain())
+				return
+			}
+			require.True(t, there.OK(), there.Explain())
+			a := there.Arrivals[0]
+			require.Equal(t, []string{c.at, c.src, c.dst}, []string{a.ID, a.Packet.Src.String(), a.Packet.Dst.String()}, there.Explain())
+			require.True(t, ok, "%v\nreply: %v", there.Explain(), back.Explain())
+		})
+	}
+}
+
+func TestStatelessPortNeedsARuleForReplies(t *testing.T) {
+	w := world()
+	w.SecGroup.Ports[1].Groups = []string{"raw"} // red2
+	m, err := New(w)
+	require.NoError(t, err)
+	there, back, ok := m.Connect(Packet{From: "red1", Dst: ip("10.0.0.6"), Proto: UDP, SrcPort: 5, DstPort: 6})
+	require.True(t, there.OK(), there.Explain())
+	require.False(t, ok)
+	require.Equal(t, "egress rules", back.Drops[0].Stage)
+}
+
+func TestBornClosedAndDown(t *testing.T) {
+	k := Packet{From: "red1", Dst: ip("10.0.0.6"), Proto: UDP}
+	for name, change := range map[string]func(*World){
+		"port security": func(w *World) { w.SecGroup.Ports = w.SecGroup.Ports[1:] },
+		"network":       func(w *World) { w.Overlay.Ports[0].AdminDown = true },
+		"network ":      func(w *World) { w.Overlay.Networks[1].AdminDown = true },
+		"network  ": func(w *World) {
+			w.Overlay.Networks[1].Segment = overlay.Segment{Type: overlay.Local} // and the ports are on two hosts
+		},
+	} {
+		w := world()
+		change(&w)
+		m, err := New(w)
+		require.NoError(t, err)
+		v := m.Send(k)
+		require.False(t, v.OK())
+		require.Contains(t, name, v.Drops[0].Stage)
+	}
+}
+
+func TestBroadcastCrossesTunnelsOnlyWhenAsked(t *testing.T) {
+	w := world()
+	k := Packet{From: "red1", ARP: &ARP{SenderMAC: mac(0x10), SenderIP: ip("10.0.0.5")}}
+	m, _ := New(w)
+	require.False(t, m.Send(k).OK())
+	w.Overlay.Networks[1].Flooding.Broadcast = true
+	m, _ = New(w)
+	require.Equal(t, "red2", m.Send(k).Arrivals[0].ID)
+}
+
+// Taking a rule away never lets more through, and tenants never meet but by
+// what is public.
+func TestProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := world()
+		k := Packet{From: rapid.SampledFrom([]string{"red1", "red2", "blue1", "blue2", "server"}).Draw(t, "from"),
+			Dst:   ip(rapid.SampledFrom([]string{"10.0.0.5", "10.0.0.6", "203.0.113.50", "203.0.113.11", "2001:db8:1::6", "203.0.113.1"}).Draw(t, "to")),
+			Proto: rapid.SampledFrom([]uint8{TCP, UDP}).Draw(t, "proto"), SrcPort: 9, DstPort: uint16(rapid.IntRange(78, 91).Draw(t, "port"))}
+		m, err := New(w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := m.Send(k)
+		g := &w.SecGroup.Groups[rapid.IntRange(0, 2).Draw(t, "group")]
+		i := rapid.IntRange(0, len(g.Rules)-1).Draw(t, "rule")
+		g.Rules = append(append([]secgroup.Rule(nil), g.Rules[:i]...), g.Rules[i+1:]...)
+		m, _ = New(w)
+		if after := m.Send(k); after.OK() && !before.OK() {
+			t.Fatalf("%v passes only without rule %d of %s", k, i, g.ID)
+		}
+		if before.OK() {
+			a := before.Arrivals[0]
+			from, to := k.From[:3], a.ID[:3]
+			if from != to && from != "ser" && to != "ser" && k.Dst.Is4() && k.Dst.IsPrivate() {
+				t.Fatalf("%v went from tenant to tenant: %v", k, before.Explain())
+			}
+			if _, _, ok := m.Connect(k); ok && !m.Send(k).OK() {
+				t.Fatal("an answer to what did not arrive")
+			}
+		}
+	})
+}
