@@ -101,6 +101,9 @@ func (b *Backend) pluggedSteps(ctx context.Context, w *work, p overlay.Port, dev
 			w.step(linux.Connect, func(context.Context) error { return rt.SetMTU(dev.Name, mtu) }, nil)
 		}
 		w.step(linux.Connect, func(context.Context) error { return rt.SetMaster(dev.Name, br) }, nil)
+		b.knowMAC(w, dev.Name, p.MAC, nil)
+	} else if err := b.mendMAC(w, dev.Name, p.MAC); err != nil {
+		return err
 	}
 	switch {
 	case dev.Up && p.AdminDown:
@@ -111,6 +114,50 @@ func (b *Backend) pluggedSteps(ctx context.Context, w *work, p overlay.Port, dev
 		w.step(linux.Connect, func(context.Context) error { return rt.SetUp(dev.Name) }, nil)
 	}
 	return nil
+}
+
+// mendMAC sees to it that the bridge knows p.MAC, and no other MAC of ours, at
+// the device, which is on it.
+func (b *Backend) mendMAC(w *work, dev string, mac vnet.MAC) error {
+	fdb, err := b.h.NS().RTNL().FDBs(dev)
+	if err != nil {
+		return err
+	}
+	var stale []vnet.MAC
+	known := false
+	for _, f := range fdb {
+		switch {
+		case !f.Master || f.State&rtnl.NoARP == 0:
+		case f.MAC == mac:
+			known = true
+		default:
+			stale = append(stale, f.MAC)
+		}
+	}
+	if known && len(stale) == 0 {
+		return nil
+	}
+	var was any = "unknown"
+	if len(stale) > 0 {
+		was = stale[0]
+	}
+	w.differ("mac", was, mac, vnet.ImpactObject)
+	b.knowMAC(w, dev, mac, stale)
+	return nil
+}
+
+// knowMAC tells the bridge where the port's MAC is. Without it the frames to a
+// machine that has not yet spoken would be heard by its neighbours.
+func (b *Backend) knowMAC(w *work, dev string, mac vnet.MAC, stale []vnet.MAC) {
+	rt := b.h.NS().RTNL()
+	w.step(linux.Configure, func(context.Context) error {
+		for _, m := range stale {
+			if err := rt.DelFDB(rtnl.FDB{Dev: dev, MAC: m, Master: true}); err != nil {
+				return err
+			}
+		}
+		return rt.SetFDB(rtnl.FDB{Dev: dev, MAC: mac, Master: true, State: rtnl.NoARP})
+	}, nil)
 }
 
 // device finds what is at a port: by its alternative name, or what a killed
@@ -321,6 +368,9 @@ func (b *Backend) plugSteps(ctx context.Context, w *work, a plug) error {
 	}
 	if l == nil || bridge == nil || l.Master != bridge.Index {
 		w.step(linux.Connect, func(context.Context) error { return rt.SetMaster(dev, br) }, nil)
+		b.knowMAC(w, dev, p.MAC, nil)
+	} else if err := b.mendMAC(w, dev, p.MAC); err != nil {
+		return err
 	}
 	switch up := l != nil && l.Up; {
 	case up && p.AdminDown:
