@@ -147,7 +147,7 @@ func TestTracking(t *testing.T) {
 	t.Log(got)
 }
 
-// TestGuestBridgeConntrack runs the suite where the kernel tracks connections
+// TestGuestBridgeConntrack runs the packets of the suite where the kernel tracks connections
 // in family bridge.
 func TestGuestBridgeConntrack(t *testing.T) {
 	if lab.RanInGuest(t, "nf_conntrack_bridge") {
@@ -157,5 +157,5 @@ func TestGuestBridgeConntrack(t *testing.T) {
 	require.Equal(t, "bridge conntrack", b.Features(context.Background()).Tracking)
 	h := harness()
 	h.Slow = true
-	secgrouptest.Run(t, h)
+	secgrouptest.RunPackets(t, h)
 }

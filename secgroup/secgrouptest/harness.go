@@ -61,8 +61,16 @@ func Run(t *testing.T, h Harness) {
 	if h.NoPackets {
 		return
 	}
-	t.Run("packets", func(t *testing.T) { runPackets(t, h) })
-	t.Run("random", func(t *testing.T) { runRandom(t, h) })
+	RunPackets(t, h)
+}
+
+// RunPackets runs rings 2 and 3: for a second platform of a backend whose
+// first has passed all of [Run].
+func RunPackets(t *testing.T, h Harness) {
+	w := newWorld(t, h, false)
+	t.Run("packets", func(t *testing.T) { runPackets(t, w) })
+	t.Run("random", func(t *testing.T) { runRandom(t, w, h.Slow) })
+	t.Run("sockets", func(t *testing.T) { runSockets(t, h) })
 }
 
 // Case is a check of ring 1.

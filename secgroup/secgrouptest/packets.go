@@ -27,8 +27,7 @@ type round struct {
 	probes []probe
 }
 
-func runPackets(t *testing.T, h Harness) {
-	w := newWorld(t, h, false)
+func runPackets(t *testing.T, w *world) {
 	in := func(t *testing.T, f func()) {
 		outer := w.t
 		w.t = t
@@ -83,7 +82,6 @@ func runPackets(t *testing.T, h Harness) {
 			w.check(t, []probe{{"out", "a", "d", tcp(80), false, false}, {"in", "d", "a", udp(80), true, false}, {"others", "b", "d", tcp(80), false, true}})
 		})
 	})
-	t.Run("sockets", func(t *testing.T) { runSockets(t, h) })
 }
 
 // Building blocks of states.

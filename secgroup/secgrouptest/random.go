@@ -14,10 +14,9 @@ import (
 
 // runRandom draws groups, ports and packets, and compares what arrives with
 // what the contract says. rapid shrinks what disagrees.
-func runRandom(t *testing.T, h Harness) {
-	w := newWorld(t, h, false)
+func runRandom(t *testing.T, w *world, slow bool) {
 	limit := 40
-	if h.Slow {
+	if slow {
 		limit = 8
 	}
 	checks, failed := 0, false

@@ -66,7 +66,7 @@ func newWorld(t testing.TB, h Harness, addresses bool) *world {
 	t.Helper()
 	w := &world{t: t, ctx: context.WithoutCancel(t.Context()), hosts: h.Make(t, 2), vms: map[string]*vm{}, quiet: 50 * time.Millisecond}
 	if h.Slow {
-		w.quiet *= 4
+		w.quiet *= 2
 	}
 	for _, host := range w.hosts {
 		e, err := secgroup.New(host.SecGroup, nil)
@@ -233,7 +233,7 @@ func (w *world) send(probes []probe) []bool {
 	got := make([]bool, len(probes))
 	for i, p := range probes {
 		if p.pass {
-			_, got[i] = w.vms[p.to].cap.Find(20*w.quiet, is(p.frame))
+			_, got[i] = w.vms[p.to].cap.Find(40*w.quiet, is(p.frame))
 		}
 	}
 	time.Sleep(w.quiet)
