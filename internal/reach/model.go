@@ -35,6 +35,8 @@ type Station struct {
 	Addresses []netip.Prefix // with the length of what is on-link
 	Gateways  []netip.Addr   // at most one per family
 	Routes    []router.Route
+	// Forwards: it routes what is not for itself, as a provider's router does.
+	Forwards bool
 }
 
 // Holder says that a port answers for an address of its allowed pairs.

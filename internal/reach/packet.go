@@ -67,6 +67,9 @@ type Arrival struct {
 	Packet Packet // with the addresses, ports, MACs and TTL it arrives with
 	// AnySrcPort: the source port was translated and may be another one.
 	AnySrcPort bool
+	// Foreign: the destination is no address of the machine that got it; there
+	// will be no answer.
+	Foreign bool
 }
 
 // Drop is what ended a packet.

@@ -31,6 +31,9 @@ func (v Verdict) Reply() Verdict {
 		return Verdict{Drops: []Drop{{"sender", "nobody", "nothing arrived that could be answered"}}, m: v.m}
 	}
 	a := v.Arrivals[0]
+	if a.Foreign {
+		return Verdict{Drops: []Drop{{"sender", a.Kind + " " + a.ID, a.Packet.Dst.String() + " is not its address"}}, m: v.m}
+	}
 	k := Packet{From: a.ID, Src: a.Packet.Dst, Dst: a.Packet.Src, Proto: a.Packet.Proto, SrcPort: a.Packet.DstPort, DstPort: a.Packet.SrcPort}
 	switch {
 	case k.Proto == ICMP && a.Packet.ICMPType == 8:
@@ -361,6 +364,11 @@ func (w *walk) flood(n *overlay.Network, from endpoint, k Packet) {
 func (w *walk) enter(n *overlay.Network, e endpoint, k Packet) {
 	switch e.kind {
 	case "station":
+		s := w.m.stations[e.id]
+		if s.Forwards && k.ARP == nil && !k.Dst.IsMulticast() && !slices.Contains(e.ips, k.Dst) {
+			w.forward(n, e, k)
+			return
+		}
 		w.arrive(e, k)
 	case "metadata":
 		if slices.Contains(e.ips, k.Dst) {
@@ -388,8 +396,27 @@ func (w *walk) enter(n *overlay.Network, e endpoint, k Packet) {
 	}
 }
 
+// forward is what a station that routes does with what is not for itself.
+func (w *walk) forward(n *overlay.Network, e endpoint, k Packet) {
+	x, _ := w.m.sender(e.id)
+	hop, ok := x.next(k.Dst)
+	if w.hops++; w.hops > maxHops || k.TTL <= 1 {
+		w.drop("sender", e.name(), "it goes round in circles")
+		return
+	}
+	if !ok {
+		w.drop("sender", e.name(), "it has no route to %s", k.Dst)
+		return
+	}
+	k.TTL--
+	k.SrcMAC, k.DstMAC = e.mac, vnet.MAC{}
+	w.note("station", e.id, "sends it on to "+hop.String())
+	w.onto(n, e, k, hop)
+}
+
 func (w *walk) arrive(e endpoint, k Packet) {
-	w.v.Arrivals = append(w.v.Arrivals, Arrival{Kind: e.kind, ID: e.id, Packet: k, AnySrcPort: w.translated()})
+	foreign := k.ARP == nil && !k.Dst.IsMulticast() && !slices.Contains(e.ips, k.Dst) && k.Dst != e.mac.LinkLocal()
+	w.v.Arrivals = append(w.v.Arrivals, Arrival{Kind: e.kind, ID: e.id, Packet: k, AnySrcPort: w.translated(), Foreign: foreign})
 }
 
 func (w *walk) translated() bool {
