@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -31,11 +32,15 @@ type Options struct {
 type Backend struct {
 	t     linux.Target
 	h     *linux.Host
-	l     layout
 	since time.Time
 
-	mu    sync.Mutex
+	mu sync.Mutex
+	l  layout
+	// other is the layout of the other way to track connections, where the
+	// kernel has both; what stands decides.
+	other *layout
 	facts *facts // nil: to be read from the kernel
+	old   bool   // what stands is of another version
 	// valid are the revisions of the kernel's record that facts are right for:
 	// the one last written, and with a batch those before it.
 	valid map[uint32]bool
@@ -72,7 +77,12 @@ func New(t linux.Target, o *Options) (*Backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("metrics: %w", err)
 	}
-	return &Backend{t: t, h: h, l: newLayout(h.DevicesSet(), h.NetworksSet(), bridge), since: time.Now(), metrics: m}, nil
+	b := &Backend{t: t, h: h, l: newLayout(h.DevicesSet(), h.NetworksSet(), bridge), since: time.Now(), metrics: m}
+	if bridge && f.BrNetfilter {
+		o := newLayout(h.DevicesSet(), h.NetworksSet(), false)
+		b.other = &o
+	}
+	return b, nil
 }
 
 // Health implements [secgroup.Backend].
@@ -92,6 +102,8 @@ func (b *Backend) Health(ctx context.Context) vnet.Health {
 
 // Features implements [secgroup.Backend].
 func (b *Backend) Features(context.Context) secgroup.Features {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	return secgroup.Features{Stateless: true, Tracking: b.tracking()}
 }
 
@@ -108,12 +120,21 @@ func (b *Backend) load(ctx context.Context) error {
 		return err
 	}
 	conn := b.h.NS().NFT()
-	rev, err := b.revision(ctx)
+	rev, old, err := b.revision(ctx, b.l)
 	if err != nil {
 		return err
 	}
 	if b.facts != nil && b.valid[rev] {
 		return nil
+	}
+	if rev == 0 && b.facts == nil && b.other != nil {
+		// Ports are not to be without filters while one way takes over from the other.
+		if rev, old, err = b.revision(ctx, *b.other); err != nil {
+			return err
+		}
+		if rev != 0 {
+			b.l, b.other = *b.other, nil
+		}
 	}
 	var elems []nft.Element
 	if rev != 0 {
@@ -137,25 +158,28 @@ func (b *Backend) load(ctx context.Context) error {
 			f.index[p.ID] = index
 		}
 	}
-	b.facts, b.rev, b.valid = f, rev, map[uint32]bool{rev: true}
+	b.facts, b.rev, b.valid, b.old = f, rev, map[uint32]bool{rev: true}, old
 	return nil
 }
 
-// revision is the number of the last transaction; 0 when nothing stands.
-func (b *Backend) revision(ctx context.Context) (uint32, error) {
-	elems, err := b.h.NS().NFT().Elements(ctx, b.l.revision())
+// revision is the number of the last transaction, 0 when nothing stands, and
+// whether that was one of another version.
+func (b *Backend) revision(ctx context.Context, l layout) (rev uint32, old bool, err error) {
+	elems, err := b.h.NS().NFT().Elements(ctx, l.revision())
 	if errors.Is(err, vnet.ErrNotFound) {
-		return 0, nil
+		return 0, false, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("read what stands: %w", err)
+		return 0, false, fmt.Errorf("read what stands: %w", err)
 	}
 	for _, e := range elems {
-		if n, ok := e.Key[0].(uint32); ok {
-			return n, nil
+		v, ok1 := e.Key[0].(uint32)
+		n, ok2 := e.Key[1].(uint32)
+		if ok1 && ok2 {
+			return n, v != version, nil
 		}
 	}
-	return 0, nil
+	return 0, false, nil
 }
 
 // do runs f on what stands; f returns the changes to make.
@@ -245,7 +269,7 @@ func (b *Backend) Sync(ctx context.Context, s secgroup.State, o vnet.SyncOptions
 	if err := o.Check(plan, b.facts.Len()); err != nil {
 		return err
 	}
-	if len(changes) > 0 {
+	if len(changes) > 0 || b.old {
 		return b.apply(ctx, changes)
 	}
 	return b.repair(ctx)
@@ -334,10 +358,8 @@ func (b *Backend) steps(ctx context.Context, changes []change) ([]linux.Step, er
 	// Deletions alone wait until the devices have left their bridges; then the
 	// connections are looked at, in the phase after.
 	phase := linux.LinkDel
-	for _, c := range changes {
-		if c.new != (object{}) {
-			phase = linux.FilterAdd
-		}
+	if slices.ContainsFunc(changes, func(c change) bool { return c.new != object{} }) || b.old {
+		phase = linux.FilterAdd
 	}
 	ends := newEndings(f, changes, func(portID string) bool {
 		p, err := b.h.Ports().Get(ctx, portID)
@@ -385,18 +407,9 @@ func (b *Backend) steps(ctx context.Context, changes []change) ([]linux.Step, er
 		}
 	}
 	w := difference(b.l, before, draw(b.l, f, t))
-	if b.rev == 0 {
-		w.first = true
-		for _, table := range []nft.Table{b.l.port, b.l.group} {
-			names, err := b.h.NS().NFT().Sets(ctx, table)
-			if err != nil {
-				return nil, fmt.Errorf("read what stands: %w", err)
-			}
-			for _, n := range names {
-				if strings.HasPrefix(n, prefix) {
-					w.leftSets = append(w.leftSets, nft.Set{Table: table, Name: n})
-				}
-			}
+	if b.rev == 0 || b.old {
+		if w, err = b.whole(ctx); err != nil {
+			return nil, err
 		}
 	}
 	if err := b.note(&w, changes); err != nil {
@@ -423,6 +436,24 @@ func (b *Backend) steps(ctx context.Context, changes []change) ([]linux.Step, er
 		steps = append(steps, b.end(ends.judge(zones)))
 	}
 	return append(steps, after...), nil
+}
+
+// whole writes everything anew, of which what stands already is not sent.
+func (b *Backend) whole(ctx context.Context) (write, error) {
+	w := difference(b.l, newImage(), draw(b.l, b.facts, everything(b.facts)))
+	w.whole = true
+	for _, table := range []nft.Table{b.l.port, b.l.networks.Table} {
+		names, err := b.h.NS().NFT().Sets(ctx, table)
+		if err != nil {
+			return w, fmt.Errorf("read what stands: %w", err)
+		}
+		for _, n := range names {
+			if strings.HasPrefix(n, prefix) {
+				w.leftSets = append(w.leftSets, nft.Set{Table: table, Name: n})
+			}
+		}
+	}
+	return w, nil
 }
 
 // register returns the steps that tie a port of this host to its index and
@@ -456,6 +487,19 @@ func (b *Backend) register(ctx context.Context, c change) (with, after []linux.S
 // note adds the record of the changes, and a new revision, to w.
 func (b *Backend) note(w *write, changes []change) error {
 	more, less := elements{set: b.l.record()}, elements{set: b.l.record()}
+	if w.whole {
+		changes = nil
+		s := b.facts.State()
+		for i := range s.Groups {
+			changes = append(changes, change{new: object{group: &s.Groups[i]}})
+		}
+		for i := range s.AddressGroups {
+			changes = append(changes, change{new: object{addressGroup: &s.AddressGroups[i]}})
+		}
+		for i := range s.Ports {
+			changes = append(changes, change{new: object{port: &s.Ports[i]}})
+		}
+	}
 	for _, c := range changes {
 		for _, x := range []struct {
 			o  object
@@ -483,12 +527,12 @@ func (b *Backend) note(w *write, changes []change) error {
 	}
 	less.elems = gone
 	next := rand.Uint32() | 1 // never 0, which means nothing stands
-	if b.rev != 0 {
-		w.take = append(w.take, elements{b.l.revision(), []nft.Element{nft.Key(b.rev)}})
+	if b.rev != 0 && !w.whole {
+		w.take = append(w.take, elements{b.l.revision(), []nft.Element{nft.Key(version, b.rev)}})
 	}
-	w.add = append(w.add, more, elements{b.l.revision(), []nft.Element{nft.Key(next)}})
+	w.add = append(w.add, more, elements{b.l.revision(), []nft.Element{nft.Key(version, next)}})
 	w.take = append(w.take, less)
-	b.rev = next
+	b.rev, b.old = next, false
 	return nil
 }
 

@@ -107,6 +107,25 @@ type touched struct {
 	ports    map[string]bool
 }
 
+// everything is what a transaction that draws all anew touches.
+func everything(f *facts) touched {
+	var all []change
+	s := f.State()
+	for _, a := range s.AddressGroups {
+		all = append(all, change{new: object{addressGroup: &a}})
+	}
+	for _, g := range s.Groups {
+		all = append(all, change{new: object{group: &g}})
+	}
+	for _, p := range s.Ports {
+		all = append(all, change{new: object{port: &p}})
+	}
+	t := touch(f, all)
+	clear(t.stood)
+	clear(t.agStood)
+	return t
+}
+
 func touch(f *facts, changes []change) touched {
 	t := touched{
 		groups: map[string]bool{}, ags: map[string]bool{}, agsWhole: map[string]bool{}, members: map[string]map[netip.Prefix]bool{},
@@ -249,7 +268,7 @@ func draw(l layout, f *facts, t touched) *image {
 // write is what has to be written to come from one image to another.
 type write struct {
 	l         layout
-	first     bool // nothing of ours is known to stand: what is there is left over
+	whole     bool // everything of ours is in it: what else is there is left over
 	leftSets  []nft.Set
 	chains    []nft.Chain
 	sets      []nft.Set
@@ -321,7 +340,7 @@ func (l layout) fixed(s nft.Set) bool {
 
 // declare declares it in a transaction.
 func (w write) declare(tx *nft.Tx) {
-	if w.first {
+	if w.whole {
 		w.sweep(tx)
 	}
 	for _, s := range w.l.fixedSets() {
@@ -350,8 +369,9 @@ func (w write) declare(tx *nft.Tx) {
 	}
 }
 
-// sweep takes away what a first transaction that did not end has left: big
-// ones are loaded in parts, into sets that nothing uses yet.
+// sweep takes away what is of ours and not in w: of another version, or left
+// by a first transaction that did not end (big ones are loaded in parts, into
+// sets that nothing uses yet).
 func (w write) sweep(tx *nft.Tx) {
 	add := map[string][]nft.Element{}
 	for _, e := range w.add {
@@ -364,6 +384,14 @@ func (w write) sweep(tx *nft.Tx) {
 	for _, s := range w.leftSets {
 		if !slices.ContainsFunc(slices.Concat(w.l.fixedSets(), w.sets), func(o nft.Set) bool { return o.Table == s.Table && o.Name == s.Name }) {
 			tx.DeleteSet(s)
+		}
+	}
+	for _, t := range []nft.Table{w.l.port, w.l.networks.Table} {
+		for _, name := range tx.Chains(t) {
+			same := func(c nft.Chain) bool { return c.Table == t && c.Name == name }
+			if strings.HasPrefix(name, prefix) && !slices.ContainsFunc(w.l.fixedChains(), same) && !slices.ContainsFunc(w.chains, same) {
+				tx.DeleteChain(t, name)
+			}
 		}
 	}
 }

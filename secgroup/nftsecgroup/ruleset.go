@@ -23,6 +23,10 @@ const (
 	receiverStateless = 2
 )
 
+// version is of what this file draws and what record.go writes; another one
+// found in the kernel is drawn anew by the next transaction.
+const version uint32 = 1
+
 // prefix begins the names of all our chains and sets: the tables are shared
 // with the handle and other parts.
 const prefix = "sg-"
@@ -79,8 +83,10 @@ func (l layout) record() nft.Set {
 	return nft.Set{Table: l.group, Name: prefix + "record", Key: []nft.Type{nft.TypeIPv6, nft.TypeIPv6, nft.TypeIPv6, nft.TypeIPv6}}
 }
 
+// revision has one element: the version of the layout, and the number of the
+// last transaction.
 func (l layout) revision() nft.Set {
-	return nft.Set{Table: l.group, Name: prefix + "revision", Key: []nft.Type{nft.TypeMark}}
+	return nft.Set{Table: l.group, Name: prefix + "revision", Key: []nft.Type{nft.TypeMark, nft.TypeMark}}
 }
 
 func (l layout) fixedSets() []nft.Set {
@@ -95,7 +101,7 @@ func (l layout) fixedSets() []nft.Set {
 // members is the set of addresses, or of prefixes, of a group's members.
 func (l layout) members(group string, v6, nets bool) nft.Set {
 	s := nft.Set{Table: l.group, Key: []nft.Type{addrType(v6)}, Interval: nets}
-	s.Name = prefix + "group" + version(v6)
+	s.Name = prefix + "group" + digit(v6)
 	if nets {
 		s.Name += "n"
 	}
@@ -105,7 +111,7 @@ func (l layout) members(group string, v6, nets bool) nft.Set {
 
 // prefixes is the set of an address group.
 func (l layout) prefixes(id string, v6 bool) nft.Set {
-	return nft.Set{Table: l.group, Name: prefix + "addresses" + version(v6) + "/" + id, Key: []nft.Type{addrType(v6)}, Interval: true}
+	return nft.Set{Table: l.group, Name: prefix + "addresses" + digit(v6) + "/" + id, Key: []nft.Type{addrType(v6)}, Interval: true}
 }
 
 func addrType(v6 bool) nft.Type {
@@ -115,7 +121,7 @@ func addrType(v6 bool) nft.Type {
 	return nft.TypeIPv4
 }
 
-func version(v6 bool) string {
+func digit(v6 bool) string {
 	if v6 {
 		return "6"
 	}
@@ -427,7 +433,7 @@ func (im *image) rules(l layout, group string, d secgroup.Direction, f family, v
 	}
 	// name of a set of this group: direction and version, kind, owner.
 	name := func(kind ...string) string {
-		return strings.Join(append(append([]string{prefix + dirName + version(f.v6)}, kind...), group), "/")
+		return strings.Join(append(append([]string{prefix + dirName + digit(f.v6)}, kind...), group), "/")
 	}
 	var out []nft.Rule
 	var protos []int // allowed whole from anywhere
