@@ -56,12 +56,14 @@ type File struct {
 	Content []byte `json:"content"`
 }
 
-// NIC is one network interface of an instance.
+// NIC is one network interface of an instance. Tell only of interfaces that
+// are plugged: cloud-init gives up on a MAC it does not find.
 type NIC struct {
 	PortID    string       `json:"port_id"`
 	NetworkID string       `json:"network_id"`
 	MAC       vnet.MAC     `json:"mac"`
-	MTU       int          `json:"mtu,omitempty"`
+	MTU       int          `json:"mtu,omitempty"`  // bytes; zero: not told
+	Type      string       `json:"type,omitempty"` // of the link in network_data.json; empty: "bridge"
 	Addresses []NICAddress `json:"addresses,omitempty"`
 }
 
