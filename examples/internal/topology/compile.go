@@ -193,7 +193,7 @@ func (b *builder) build() *Cloud {
 func (b *builder) accept() {
 	s := &b.c.All
 	b.contract("", s.Router.Validate())
-	for part, v := range map[string]interface{ Validate() error }{"overlay": s.Overlay, "secgroup": s.SecGroup, "dhcp": s.DHCP} {
+	for part, v := range map[string]interface{ Validate() error }{"overlay": s.Overlay, "secgroup": s.SecGroup, "dhcp": s.DHCP, "metadata": s.Metadata} {
 		b.contract(part, v.Validate())
 	}
 }
@@ -1042,9 +1042,9 @@ func (b *builder) makePorts() {
 			if holders[n.Name] == nil {
 				holders[n.Name] = map[netip.Prefix]int{}
 			}
-			if holders[n.Name][pair.IP.Prefix]++; holders[n.Name][pair.IP.Prefix] > 1 {
-				// Who holds the address now is known to nobody but the
-				// holders, so ARP for it has to cross.
+			if holders[n.Name][pair.IP.Prefix]++; holders[n.Name][pair.IP.Prefix] > 1 || !pair.IP.IsSingleIP() {
+				// Who holds the address now, or which of them, is known to
+				// nobody but the holders, so ARP for it has to cross.
 				for k := range b.c.All.Overlay.Networks {
 					if o := &b.c.All.Overlay.Networks[k]; o.ID == n.Name {
 						o.Flooding.Broadcast = true

@@ -54,7 +54,7 @@ type Network struct {
 	SegmentID  int      `yaml:"provider:segmentation_id" doc:"VLAN id or VNI. Default for vxlan: from the network's name."`
 	MTU        int      `yaml:"mtu" doc:"Bytes. Default: what the underlay leaves."`
 	DNSDomain  string   `yaml:"dns_domain" doc:"Domain of the servers' names."`
-	Flooding   Flooding `yaml:"flooding" doc:"Which frames without a known destination cross tunnels. Default: multicast; broadcast too where ports share an allowed address pair."`
+	Flooding   Flooding `yaml:"flooding" doc:"Which frames without a known destination cross tunnels. Default: multicast; broadcast too where ports share an allowed address pair, or have a prefix of them."`
 	Subnets    []Subnet `yaml:"subnets,required" doc:"Ranges of addresses."`
 }
 

@@ -102,8 +102,16 @@ func (c *Cloud) remotePorts() []hostedPort {
 		}
 		return out
 	}
-	for _, p := range c.All.Overlay.Ports {
-		add(p.Host, p.NetworkID, overlay.RemotePort{ID: p.ID, MAC: p.MAC, IPs: p.FixedIPs})
+	for i, p := range c.All.Overlay.Ports {
+		r := overlay.RemotePort{ID: p.ID, MAC: p.MAC, IPs: slices.Clone(p.FixedIPs)}
+		// An address pair of one port alone leads to that port. Where ports
+		// share some, broadcasts cross and find the holder.
+		for _, pair := range c.All.SecGroup.Ports[i].AllowedPairs {
+			if pair.Prefix.IsSingleIP() && (pair.MAC.IsZero() || pair.MAC == p.MAC) && !c.Network(p.NetworkID).Flooding.Broadcast {
+				r.IPs = append(r.IPs, pair.Prefix.Addr())
+			}
+		}
+		add(p.Host, p.NetworkID, r)
 	}
 	for _, r := range c.All.Router.Routers {
 		for _, in := range r.Interfaces {

@@ -13,6 +13,7 @@ import (
 // Spec is what a machine is started with.
 type Spec struct {
 	Name   string         `json:"name"`
+	Host   string         `json:"host"`   // a machine that moves starts anew there
 	Client string         `json:"client"` // DHCP client: "builtin", "udhcpc", "dhclient" or "dhcpcd"
 	NICs   []topology.NIC `json:"nics"`
 	// Outside, when set, makes it a machine outside the cloud, with addresses of its own.
@@ -117,7 +118,7 @@ func (s *Spec) Diff(o *Spec) []string {
 	for _, f := range []struct {
 		name string
 		a, b any
-	}{{"client", s.Client, o.Client}, {"interfaces", s.NICs, o.NICs}, {"outside", s.Outside, o.Outside}} {
+	}{{"host", s.Host, o.Host}, {"client", s.Client, o.Client}, {"interfaces", s.NICs, o.NICs}, {"outside", s.Outside, o.Outside}} {
 		x, _ := json.Marshal(f.a)
 		y, _ := json.Marshal(f.b)
 		if string(x) != string(y) {
