@@ -335,7 +335,9 @@ func (l layout) profile(d secgroup.Direction, groups []string, b *book.Book) nft
 		}
 		add(nft.CtDirection.Eq(uint8(0)), nft.CtMark.None(mine), nft.CtState.Any(open), nft.Accept())
 		add(nft.CtDirection.Eq(uint8(1)), nft.CtMark.None(other), nft.CtState.Any(open), nft.Accept())
-		add(nft.CtState.Any(open), nft.Drop())
+		// What is left is of connections that are none for this port: a segment
+		// in the middle of a stream opens none, a datagram may.
+		add(nft.L4Proto.Eq(nft.ProtoTCP), nft.CtState.Any(open), nft.Drop())
 	}
 	if len(stateful) > 0 {
 		add(nft.CtState.Any(nft.StateInvalid), nft.Drop())

@@ -56,6 +56,9 @@ func runPackets(t *testing.T, w *world) {
 					if r.do != nil {
 						r.do(w)
 					}
+					if i == 0 {
+						w.judged(t, s, r.probes)
+					}
 					w.check(t, r.probes)
 					if t.Failed() {
 						t.Logf("round %d, state %s", i+1, stateText(s))

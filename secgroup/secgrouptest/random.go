@@ -12,8 +12,9 @@ import (
 	"github.com/vnet-go/vnet/secgroup"
 )
 
-// runRandom draws groups, ports and packets, and compares what arrives with
-// what the contract says. rapid shrinks what disagrees.
+// runRandom draws groups, ports and packets, and compares what arrives, and
+// what of the answers, with the judge, and the judge with a plain reading of
+// the rules. rapid shrinks what disagrees.
 func runRandom(t *testing.T, w *world, slow bool) {
 	limit := 40
 	if slow {
@@ -30,17 +31,34 @@ func runRandom(t *testing.T, w *world, slow bool) {
 			t.Fatalf("drew a bad state: %v", err)
 		}
 		w.sync(s)
-		var probes []probe
+		m := w.model(s)
+		var probes, answers []probe
 		for range rapid.IntRange(1, 10).Draw(t, "packets") {
-			p := w.fill(drawProbe(t))
-			p.pass = arrives(s, p.from, p.to, p.frame)
-			probes = append(probes, p)
-		}
-		for i, arrived := range w.send(probes) {
-			if p := probes[i]; arrived != p.pass {
+			drawn := drawProbe(t)
+			p := w.fill(drawn)
+			ok, v := reaches(m, p)
+			if p.pass = arrives(s, p.from, p.to, p.frame); ok != p.pass {
 				failed = true
-				t.Fatalf("%s -> %s: %s: arrived %t, the contract says %t; state %s", p.from, p.to, p.frame, arrived, p.pass, stateText(s))
+				t.Fatalf("%s -> %s: %s: rule by rule %t, the judge says %t: %s; state %s", p.from, p.to, p.frame, p.pass, ok, v.Explain(), stateText(s))
 			}
+			probes = append(probes, p)
+			// A machine answers to its own address; a timestamp's answer is like no request.
+			if p.pass && !drawn.frame.Src.IsValid() && drawn.frame.SrcMAC.IsZero() && p.frame.ICMPType != 13 {
+				back := v.Reply()
+				answers = append(answers, probe{"answer", p.to, p.from, reply(p), p.v6, back.OK()})
+			}
+		}
+		check := func(what string, probes []probe) {
+			for i, arrived := range w.send(probes) {
+				if p := probes[i]; arrived != p.pass {
+					failed = true
+					t.Fatalf("%s %s -> %s: %s: arrived %t, the judge says %t; state %s", what, p.from, p.to, p.frame, arrived, p.pass, stateText(s))
+				}
+			}
+		}
+		check("packet", probes)
+		if len(answers) > 0 {
+			check("answer", answers)
 		}
 	})
 }
