@@ -63,6 +63,8 @@ type Step struct {
 	// the phase. It may be called more than once.
 	NFT func(tx *nft.Tx) error
 	NS  *Namespace
+
+	first bool // of what was submitted together
 }
 
 // PartialError says how far a commit came. It wraps the cause.
@@ -108,9 +110,8 @@ func (e *PartialError) Unwrap() error { return e.Err }
 
 // Batch collects steps. It may be used from several goroutines.
 type Batch struct {
-	h  *Host
-	mu sync.Mutex
-	// steps, with Change filled in for those that had none.
+	h     *Host
+	mu    sync.Mutex
 	steps []Step
 }
 
@@ -127,7 +128,11 @@ func (b *Batch) Submit(ctx context.Context, steps ...Step) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	at := len(b.steps)
 	b.steps = append(b.steps, steps...)
+	if at < len(b.steps) {
+		b.steps[at].first = true
+	}
 	return nil
 }
 
@@ -196,11 +201,16 @@ func (h *Host) commit(ctx context.Context, steps []Step) error {
 	defer h.commitMu.Unlock()
 	var changes []vnet.Change
 	all := make([]numbered, len(steps))
+	of := -1
 	for i, s := range steps {
-		if s.Change.Verb != "" {
+		switch {
+		case s.Change.Verb != "":
+			of = len(changes)
 			changes = append(changes, s.Change)
+		case s.first: // not of another backend's change
+			of = -1
 		}
-		all[i] = numbered{s, len(changes) - 1}
+		all[i] = numbered{s, of}
 	}
 	slices.SortStableFunc(all, func(a, b numbered) int { return int(a.Phase) - int(b.Phase) })
 

@@ -105,15 +105,17 @@ func (c *Conn) Do(ctx context.Context, f func(tx *Tx) error) error {
 		if tx, err = c.declare(f); err != nil {
 			break
 		}
-		for pre := tx.preload(); pre != nil && err == nil; pre = tx.preload() {
-			if err = ctx.Err(); err != nil {
-				return err
+		if early := tx.preload(); early != nil {
+			for _, p := range early {
+				if err = ctx.Err(); err == nil {
+					err = c.send(c.load(p))
+				}
+				if err != nil {
+					break
+				}
 			}
-			if err = c.send(pre); err == nil {
+			if err == nil {
 				tx, err = c.declare(f)
-			}
-			if err != nil {
-				break
 			}
 		}
 		if err == nil {
@@ -162,6 +164,7 @@ func (c *Conn) declare(f func(*Tx) error) (*Tx, error) {
 	if err := f(tx); err != nil {
 		return nil, err
 	}
+	tx.sealed = true
 	return tx, tx.err
 }
 

@@ -43,7 +43,6 @@ type fieldInfo struct {
 	layer layer
 	proto uint8 // transport protocol it needs; 0: none
 	orig  bool  // ct key that wants a direction
-	arg   string
 }
 
 // Keys of nf_tables' ct expression that carry an address of one family

@@ -49,6 +49,7 @@ type Tx struct {
 	tables map[Table]*txTable
 	order  []*txTable
 	once   map[any]bool
+	sealed bool // nothing more is declared
 }
 
 // txTable is what was declared of a table.
@@ -83,6 +84,7 @@ type txSet struct {
 	fresh bool // made anew: nothing of what stands counts
 	fill  bool // what is not in elems goes
 	elems map[elemKey]*elemVal
+	diff  *elemDiff // once the transaction is sealed
 }
 
 // Fail makes the transaction fail with err, unless it has failed before.
@@ -442,6 +444,9 @@ type elemDiff struct {
 }
 
 func (tx *Tx) diff(w *txSet) elemDiff {
+	if w.diff != nil {
+		return *w.diff
+	}
 	var d elemDiff
 	if w.del {
 		return d
@@ -469,6 +474,9 @@ func (tx *Tx) diff(w *txSet) elemDiff {
 	byKey := func(a, b elemKey) int { return cmp.Compare(a.from, b.from) }
 	slices.SortFunc(d.add, byKey)
 	slices.SortFunc(d.del, byKey)
+	if tx.sealed {
+		w.diff = &d
+	}
 	return d
 }
 
@@ -489,36 +497,61 @@ func (tx *Tx) differences() ([]string, error) {
 	return out, nil
 }
 
-// preload is a transaction with a bounded part of the elements of a set that
-// nothing uses yet, when there are too many for one; nil otherwise.
-func (tx *Tx) preload() *Tx {
+// part is some elements of a set.
+type part struct {
+	of   *txSet
+	keys []elemKey
+}
+
+// preload returns, when the transaction adds too many elements for one, those
+// of sets that nothing uses yet, in bounded portions; nil otherwise.
+func (tx *Tx) preload() [][]part {
 	n := 0
-	var of *txSet
-	var d elemDiff
+	var early []part
 	for _, x := range tx.order {
+		st := x.stands()
 		for _, name := range slices.Sorted(maps.Keys(x.sets)) {
 			w := x.sets[name]
-			wd := tx.diff(w)
-			n += len(wd.add)
-			st := x.stands()
-			unused := st == nil || st.sets[name] == nil || tx.c.loading[setRef{x.name, name}]
+			d := tx.diff(w)
+			n += len(d.add)
+			unused := !x.drop && (st == nil || st.sets[name] == nil || tx.c.loading[setRef{x.name, name}])
 			// Elements of verdict maps name chains, which come with the transaction.
-			verdicts := slices.Contains(w.def.Data, TypeVerdict)
-			if of == nil && len(wd.add) > 0 && len(wd.del) == 0 && unused && !verdicts {
-				of, d = w, wd
+			if len(d.add) > 0 && len(d.del) == 0 && unused && !slices.Contains(w.def.Data, TypeVerdict) {
+				early = append(early, part{w, d.add})
 			}
 		}
 	}
-	if n <= bulkElements || of == nil || tx.err != nil {
+	if n <= bulkElements || tx.err != nil {
 		return nil
 	}
-	pre := &Tx{c: tx.c, tables: map[Table]*txTable{}}
-	w := pre.set(of.def)
-	for _, k := range d.add[:min(len(d.add), bulkElements)] {
-		w.elems[k] = of.elems[k]
+	var out [][]part
+	room := 0
+	for _, p := range early {
+		for len(p.keys) > 0 {
+			if room == 0 {
+				out, room = append(out, nil), bulkElements
+			}
+			k := min(room, len(p.keys))
+			last := len(out) - 1
+			out[last] = append(out[last], part{p.of, p.keys[:k]})
+			p.keys, room = p.keys[k:], room-k
+		}
 	}
-	tx.c.loading[setRef{of.def.Table, of.def.Name}] = true
-	return pre
+	return out
+}
+
+// load is a transaction of one portion.
+func (c *Conn) load(parts []part) *Tx {
+	tx := &Tx{c: c, tables: map[Table]*txTable{}}
+	for _, p := range parts {
+		w := tx.set(p.of.def)
+		for _, k := range p.keys {
+			w.elems[k] = p.of.elems[k]
+		}
+		c.loading[setRef{p.of.def.Table, p.of.def.Name}] = true
+	}
+	tx.sealed = true
+	return tx
 }
 
 // encode is the batch: what differs, in an order that the kernel accepts.

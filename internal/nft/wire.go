@@ -130,7 +130,7 @@ func openSocket() (*socket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nftables socket: %w", err)
 	}
-	s := &socket{fd: fd, seq: 1, buf: make([]byte, 256<<10)}
+	s := &socket{fd: fd, seq: 1, buf: make([]byte, 64<<10)} // the kernel lists in pieces of 32 KiB
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("nftables socket: %w", err)
