@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/internal/netns"
 	"github.com/vnet-go/vnet/internal/rtnl"
@@ -38,6 +40,10 @@ type Options struct {
 	TunnelPort uint16
 	// Logger gets what a person may want to know later. Default: none.
 	Logger *slog.Logger
+	// Metrics gets the host's counts (vnet_linux_...), until Close. A second
+	// handle of the same owner and host name cannot have the same registry.
+	// Default: none.
+	Metrics prometheus.Registerer
 }
 
 // Host is one network namespace with everything this owner has made in it. Its
@@ -49,6 +55,7 @@ type Host struct {
 	since time.Time
 
 	commitMu sync.Mutex // one commit at a time
+	metrics  *metrics
 
 	nsMu  sync.Mutex
 	named map[string]*Namespace
@@ -105,6 +112,10 @@ func Open(ctx context.Context, owner vnet.Owner, o *Options) (*Host, error) {
 		h.Close()
 		return nil, fmt.Errorf("open host %s: %w", h.o.Name, err)
 	}
+	if h.metrics, err = newMetrics(h.o.Metrics, h); err != nil {
+		h.Close()
+		return nil, fmt.Errorf("open host %s: metrics: %w", h.o.Name, err)
+	}
 	return h, nil
 }
 
@@ -118,6 +129,7 @@ func (h *Host) Close() error {
 		n.close()
 	}
 	h.ns.close()
+	h.metrics.close()
 	return nil
 }
 

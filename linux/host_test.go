@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
 	"github.com/vnet-go/vnet"
@@ -476,6 +477,34 @@ func TestBatchUndoesAndSays(t *testing.T) {
 	require.ErrorIs(t, h.Submit(cancelled, mk("br9", true)), context.Canceled)
 	_, err = r.Link("br9")
 	require.ErrorIs(t, err, vnet.ErrNotFound)
+}
+
+func TestMetrics(t *testing.T) {
+	l := lab.New(t)
+	ns := l.NS("h")
+	r := prometheus.NewRegistry()
+	o := &linux.Options{Name: "h1", Netns: ns.Path, NetnsDir: l.NetnsDir(), Metrics: r}
+	h, err := linux.Open(t.Context(), "x", o)
+	require.NoError(t, err)
+	_, err = linux.Open(t.Context(), "x", o)
+	require.Error(t, err, "the same twice in one registry")
+	steps, err := h.Networks().Add(t.Context(), "n")
+	require.NoError(t, err)
+	require.NoError(t, h.Submit(t.Context(), steps...))
+	require.NoError(t, h.Cleanup(t.Context()))
+	all, err := r.Gather()
+	require.NoError(t, err)
+	got := map[string]float64{}
+	for _, f := range all {
+		got[f.GetName()] = f.GetMetric()[0].GetCounter().GetValue()
+	}
+	require.Len(t, got, 5)
+	require.Equal(t, 1.0, got["vnet_linux_commits_total"])
+	require.Greater(t, got["vnet_linux_nft_messages_total"], 10.0)
+	require.NoError(t, h.Close())
+	all, err = r.Gather()
+	require.NoError(t, err)
+	require.Empty(t, all)
 }
 
 func TestUnderlayMTU(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/internal/nft"
@@ -193,12 +194,13 @@ type numbered struct {
 
 // commit runs steps by phase, and within a phase all Do before one nft
 // transaction a namespace.
-func (h *Host) commit(ctx context.Context, steps []Step) error {
+func (h *Host) commit(ctx context.Context, steps []Step) (err error) {
 	if len(steps) == 0 {
 		return nil
 	}
 	h.commitMu.Lock()
 	defer h.commitMu.Unlock()
+	defer func(since time.Time) { h.metrics.commit(since, err) }(time.Now())
 	var changes []vnet.Change
 	all := make([]numbered, len(steps))
 	of := -1
