@@ -14,6 +14,10 @@
 // neighbour solicitations. A bridge that comes after its scope, or comes again,
 // is served from the moment it is there.
 //
+// A batch of the same host may carry DHCP's changes together with those of
+// other packages: [Backend.With] gives a backend that serves the same and
+// writes through the batch.
+//
 // # One cannot starve the others
 //
 // Each network has its own kernel queue (bounded, drops counted) and its own
