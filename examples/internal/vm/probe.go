@@ -40,6 +40,8 @@ type Answer struct {
 	OK   bool   `json:"ok"`
 	Who  string `json:"who,omitempty"` // the machine that answered, for tcp and udp
 	Note string `json:"note,omitempty"`
+	// Seconds is how long it took, or was waited for.
+	Seconds float64 `json:"seconds"`
 }
 
 // answerTime is how long an answer is waited for: longer than the first
@@ -122,6 +124,8 @@ func (p *prober) run(ctx context.Context, probes []Probe) []Answer {
 			defer func() { <-slots }()
 			ctx, cancel := context.WithTimeout(ctx, answerTime)
 			defer cancel()
+			begin := time.Now()
+			defer func() { out[i].Seconds = time.Since(begin).Seconds() }()
 			switch pr.Proto {
 			case "icmp":
 				out[i] = p.ping(ctx, pr)
@@ -205,14 +209,15 @@ func ask(ctx context.Context, pr Probe) Answer {
 	var note string
 	buf := make([]byte, 64)
 	for k := 0; ctx.Err() == nil; k++ {
-		if _, err := c.Write([]byte("who")); err != nil {
-			note = short(err)
-		}
 		until := end
 		if k < len(resend) {
 			until = time.Now().Add(resend[0])
 		}
-		c.SetReadDeadline(until)
+		// Writing waits too, while the next hop is looked for.
+		c.SetDeadline(until)
+		if _, err := c.Write([]byte("who")); err != nil {
+			note = short(err)
+		}
 		n, err := c.Read(buf)
 		if err == nil && n > 0 {
 			return Answer{OK: true, Who: string(buf[:n])}

@@ -1,0 +1,359 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/vnet-go/vnet"
+	"github.com/vnet-go/vnet/dhcp"
+	"github.com/vnet-go/vnet/examples/internal/machine"
+	"github.com/vnet-go/vnet/examples/internal/topology"
+)
+
+// Files in a cloud's state directory.
+const (
+	cloudFile  = "cloud.json" // the topology that was applied, or is being applied
+	hostsFile  = "hosts.json" // all hosts there may be something of
+	agentLock  = "agent.lock" // held by the agent; its process id stands in it
+	agentSock  = "agent.sock"
+	agentLog   = "agent.log"
+	upLock     = "lock"        // held by up and down
+	reportFile = "matrix.json" // the last matrix
+)
+
+// agent is the one background process of a cloud: it holds the subsystems of
+// all hosts, makes them as `up` asks, and serves DHCP, router advertisements and
+// metadata. In a real deployment each host runs its own.
+type agent struct {
+	m     *machine.Machine
+	wire  Wire
+	log   *slog.Logger
+	insts *instances
+
+	mu    sync.Mutex // one change at a time
+	hosts map[string]*agentHost
+	topo  *topology.Cloud
+}
+
+type agentHost struct {
+	*Subsystems
+	made   topology.CloudHost // what it was opened with
+	cancel context.CancelFunc
+	served *sync.WaitGroup
+}
+
+// event is one line of the answer to a sync.
+type event struct {
+	Step    string  `json:"step,omitempty"`
+	Seconds float64 `json:"seconds,omitempty"`
+	Err     string  `json:"error,omitempty"`
+	Budget  bool    `json:"budget,omitempty"` // the error is a *vnet.BudgetError
+}
+
+// agentMain is the life of the agent.
+func agentMain(ctx context.Context, dir, name string) error {
+	lock, err := os.OpenFile(filepath.Join(dir, agentLock), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return fmt.Errorf("another agent runs: %w", err)
+	}
+	lock.Truncate(0)
+	fmt.Fprintln(lock, os.Getpid())
+	a := &agent{m: &machine.Machine{Name: name, Dir: dir}, wire: wireLinux, insts: &instances{}, hosts: map[string]*agentHost{},
+		log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+	sock := filepath.Join(dir, agentSock)
+	os.Remove(sock)
+	l, err := net.Listen("unix", sock)
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, os.Getpid()) })
+	mux.HandleFunc("POST /sync", a.handleSync)
+	mux.HandleFunc("POST /plan", a.handlePlan)
+	mux.HandleFunc("GET /explain", a.handleExplain)
+	mux.HandleFunc("GET /status", a.handleStatus)
+	srv := &http.Server{Handler: mux, BaseContext: func(net.Listener) context.Context { return ctx }}
+	context.AfterFunc(ctx, func() { srv.Close() })
+	a.log.Info("agent", "cloud", name, "pid", os.Getpid())
+	err = srv.Serve(l)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for n := range a.hosts {
+		a.close(n)
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// close ends a host's servers. What is in the kernel stays.
+func (a *agent) close(name string) {
+	h := a.hosts[name]
+	delete(a.hosts, name)
+	h.cancel()
+	h.served.Wait()
+	if err := h.Close(); err != nil {
+		a.log.Error("close", "host", name, "err", err)
+	}
+}
+
+// open makes the set of open hosts that of the topology.
+func (a *agent) open(ctx context.Context, t *topology.Cloud) error {
+	for name, h := range a.hosts {
+		if w := t.Host(name); w == nil || w.LocalIP != h.made.LocalIP || !slices.Equal(w.PhysicalNets, h.made.PhysicalNets) {
+			a.close(name)
+		}
+	}
+	for _, h := range t.Hosts {
+		if a.hosts[h.Name] != nil {
+			continue
+		}
+		s, err := openHost(ctx, a.wire, a.m, h, a.insts, a.log.With("host", h.Name))
+		if err != nil {
+			return err
+		}
+		// Outlives the request.
+		run, cancel := context.WithCancel(context.Background())
+		a.hosts[h.Name] = &agentHost{Subsystems: s, made: h, cancel: cancel, served: s.serve(run, a.log.With("host", h.Name))}
+	}
+	return nil
+}
+
+func openHost(ctx context.Context, wire Wire, m *machine.Machine, h topology.CloudHost, in *instances, log *slog.Logger) (*Subsystems, error) {
+	o := HostOptions{Owner: vnet.Owner(m.Name), Name: h.Name, Netns: m.HostNS(h.Name), PhysicalNetworks: map[string]string{},
+		TunnelIP: h.LocalIP, Instances: in, Log: log}
+	for _, p := range h.PhysicalNets {
+		o.PhysicalNetworks[p] = machine.PhysicalDevice(p)
+	}
+	s, err := wire(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("host %s: %w", h.Name, err)
+	}
+	return s, nil
+}
+
+func (a *agent) handleSync(w http.ResponseWriter, r *http.Request) {
+	var t topology.Cloud
+	if err := json.NewDecoder(r.Body).Decode(&t); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	enc, flush := json.NewEncoder(w), http.NewResponseController(w)
+	tell := func(e event) {
+		enc.Encode(e)
+		flush.Flush()
+	}
+	begin := time.Now()
+	err := a.open(r.Context(), &t)
+	if err == nil {
+		tell(event{Step: "hosts opened", Seconds: time.Since(begin).Seconds()})
+		a.topo = &t
+		a.insts.set(&t)
+		hosts := map[string]*Subsystems{}
+		for n, h := range a.hosts {
+			hosts[n] = h.Subsystems
+		}
+		err = syncAll(r.Context(), hosts, &t, a.m.VMNS, vnet.SyncOptions{Force: r.URL.Query().Get("force") == "true"}, func(s string, d time.Duration) {
+			a.log.Info("synced", "step", s, "seconds", d.Seconds())
+			tell(event{Step: s, Seconds: d.Seconds()})
+		})
+	}
+	if err != nil {
+		a.log.Error("sync", "err", err)
+		tell(event{Err: err.Error(), Budget: errors.Is(err, vnet.ErrBudget)})
+	}
+}
+
+func (a *agent) handlePlan(w http.ResponseWriter, r *http.Request) {
+	var t topology.Cloud
+	if err := json.NewDecoder(r.Body).Decode(&t); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var all vnet.Plan
+	for _, h := range t.Hosts {
+		open := a.hosts[h.Name]
+		s := (*Subsystems)(nil)
+		if open != nil && open.made.LocalIP == h.LocalIP {
+			s = open.Subsystems
+		}
+		p, err := planOrNew(r.Context(), s, h)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		all.Changes = append(all.Changes, p.Changes...)
+	}
+	json.NewEncoder(w).Encode(all)
+}
+
+// explained is what one host says of a thing.
+type explained struct {
+	Host string             `json:"host"`
+	Of   []vnet.Explanation `json:"of"`
+}
+
+func (a *agent) handleExplain(w http.ResponseWriter, r *http.Request) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var out []explained
+	if a.topo != nil {
+		for _, h := range a.topo.Hosts {
+			open := a.hosts[h.Name]
+			if open == nil {
+				continue
+			}
+			e, err := open.explain(r.Context(), r.URL.Query().Get("kind"), r.URL.Query().Get("id"))
+			if errors.Is(err, errUsage) {
+				http.Error(w, err.Error(), http.StatusBadRequest)
+				return
+			}
+			if err != nil {
+				http.Error(w, fmt.Sprintf("host %s: %v", h.Name, err), http.StatusInternalServerError)
+				return
+			}
+			if len(e) > 0 {
+				out = append(out, explained{h.Name, e})
+			}
+		}
+	}
+	json.NewEncoder(w).Encode(out)
+}
+
+// hostStatus is what the agent tells of one host.
+type hostStatus struct {
+	Health   map[string]vnet.Health `json:"health"`
+	Tracking string                 `json:"tracking"` // how security groups hold connections
+	Leases   []dhcp.Lease           `json:"leases"`   // as the DHCP server knows them
+}
+
+func (a *agent) handleStatus(w http.ResponseWriter, r *http.Request) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := map[string]hostStatus{}
+	for n, h := range a.hosts {
+		st := hostStatus{Health: h.health(r.Context()), Tracking: h.SecGroup.Features(r.Context()).Tracking}
+		for l, err := range h.DHCP.Leases(r.Context()) {
+			if err == nil {
+				st.Leases = append(st.Leases, l)
+			}
+		}
+		out[n] = st
+	}
+	json.NewEncoder(w).Encode(out)
+}
+
+// agentClient speaks with a cloud's agent.
+type agentClient struct{ http *http.Client }
+
+func newAgentClient(m *machine.Machine) *agentClient {
+	return &agentClient{unixClient(filepath.Join(m.Dir, agentSock))}
+}
+
+// unixClient is an HTTP client whose every host is the socket at path.
+func unixClient(path string) *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", path)
+	}}}
+}
+
+func (c *agentClient) alive(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	return c.call(ctx, "GET", "/health", nil, nil) == nil
+}
+
+// call sends in as JSON and reads out from the answer, either of which may be nil.
+func (c *agentClient) call(ctx context.Context, method, path string, in, out any) error {
+	resp, err := c.open(ctx, method, path, in)
+	if err != nil {
+		return err
+	}
+	defer resp.Close()
+	if out == nil {
+		return nil
+	}
+	return json.NewDecoder(resp).Decode(out)
+}
+
+func (c *agentClient) open(ctx context.Context, method, path string, in any) (io.ReadCloser, error) {
+	var body bytes.Buffer
+	if in != nil {
+		if err := json.NewEncoder(&body).Encode(in); err != nil {
+			return nil, err
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, &body)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		b, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
+		err := errors.New(string(bytes.TrimSpace(b)))
+		if resp.StatusCode == http.StatusBadRequest {
+			err = fmt.Errorf("%w: %w", err, errUsage)
+		}
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
+// sync makes the cloud so; told hears of each step.
+func (c *agentClient) sync(ctx context.Context, t *topology.Cloud, force bool, told func(event)) error {
+	body, err := c.open(ctx, "POST", fmt.Sprintf("/sync?force=%t", force), t)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	for lines := bufio.NewScanner(body); ; {
+		if !lines.Scan() {
+			return lines.Err()
+		}
+		var e event
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			return err
+		}
+		if e.Err != "" {
+			if e.Budget {
+				e.Err += "\n(--force goes on all the same)"
+			}
+			return errors.New(e.Err)
+		}
+		told(e)
+	}
+}
+
+func (c *agentClient) explain(ctx context.Context, kind, id string) ([]explained, error) {
+	var out []explained
+	q := url.Values{"kind": {kind}, "id": {id}}
+	return out, c.call(ctx, "GET", "/explain?"+q.Encode(), nil, &out)
+}

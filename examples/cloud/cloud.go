@@ -1,0 +1,305 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/vnet-go/vnet"
+	"github.com/vnet-go/vnet/dhcp"
+	"github.com/vnet-go/vnet/examples/internal/topology"
+	"github.com/vnet-go/vnet/metadata"
+	"github.com/vnet-go/vnet/overlay"
+	"github.com/vnet-go/vnet/router"
+	"github.com/vnet-go/vnet/secgroup"
+)
+
+// This file knows the contracts and no backend: it is what stays the same
+// whatever carries the cloud. The wire_*.go files choose what does.
+
+// Subsystems are the five services of one host.
+type Subsystems struct {
+	Overlay  *overlay.Fabric
+	SecGroup *secgroup.Enforcer
+	Router   *router.Service
+	DHCP     *dhcp.Service
+	Metadata *metadata.Service
+	Close    func() error
+}
+
+// Wire opens the subsystems of a host: its part of the choice of a backend.
+type Wire func(ctx context.Context, o HostOptions) (*Subsystems, error)
+
+// HostOptions is what a backend has to know of a host.
+type HostOptions struct {
+	Owner            vnet.Owner
+	Name             string
+	Netns            string            // its namespace
+	PhysicalNetworks map[string]string // -> device
+	TunnelIP         netip.Addr
+	Instances        metadata.Instances
+	Log              *slog.Logger
+}
+
+// step is one subsystem's part in the order of making: what connects comes
+// after what filters it, what serves comes last.
+type step struct {
+	name string
+	plan func(context.Context, *Subsystems, topology.States) (vnet.Plan, error)
+	sync func(context.Context, *Subsystems, topology.States, vnet.SyncOptions) error
+}
+
+var steps = []step{
+	{"networks and ports",
+		func(ctx context.Context, s *Subsystems, w topology.States) (vnet.Plan, error) {
+			return s.Overlay.Plan(ctx, w.Overlay)
+		},
+		func(ctx context.Context, s *Subsystems, w topology.States, o vnet.SyncOptions) error {
+			return s.Overlay.Sync(ctx, w.Overlay, o)
+		}},
+	{"security groups",
+		func(ctx context.Context, s *Subsystems, w topology.States) (vnet.Plan, error) {
+			return s.SecGroup.Plan(ctx, w.SecGroup)
+		},
+		func(ctx context.Context, s *Subsystems, w topology.States, o vnet.SyncOptions) error {
+			return s.SecGroup.Sync(ctx, w.SecGroup, o)
+		}},
+	{"routers",
+		func(ctx context.Context, s *Subsystems, w topology.States) (vnet.Plan, error) {
+			return s.Router.Plan(ctx, w.Router)
+		},
+		func(ctx context.Context, s *Subsystems, w topology.States, o vnet.SyncOptions) error {
+			return s.Router.Sync(ctx, w.Router, o)
+		}},
+	{"DHCP",
+		func(ctx context.Context, s *Subsystems, w topology.States) (vnet.Plan, error) {
+			return s.DHCP.Plan(ctx, w.DHCP)
+		},
+		func(ctx context.Context, s *Subsystems, w topology.States, o vnet.SyncOptions) error {
+			return s.DHCP.Sync(ctx, w.DHCP, o)
+		}},
+	{"metadata",
+		func(ctx context.Context, s *Subsystems, w topology.States) (vnet.Plan, error) {
+			return s.Metadata.Plan(ctx, w.Metadata)
+		},
+		func(ctx context.Context, s *Subsystems, w topology.States, o vnet.SyncOptions) error {
+			return s.Metadata.Sync(ctx, w.Metadata, o)
+		}},
+}
+
+// planHost is what a Sync of all subsystems of one host would do.
+func planHost(ctx context.Context, s *Subsystems, host string, want topology.States) (vnet.Plan, error) {
+	var all vnet.Plan
+	for _, st := range steps {
+		p, err := st.plan(ctx, s, want)
+		if err != nil {
+			return all, fmt.Errorf("%s: %s: %w", host, st.name, err)
+		}
+		for _, ch := range p.Changes {
+			ch.Where = host
+			all.Changes = append(all.Changes, ch)
+		}
+	}
+	return all, nil
+}
+
+// each runs f for all hosts at once.
+func each[T any](hosts map[string]T, f func(name string, h T) error) error {
+	var mu sync.Mutex
+	var errs []error
+	var wg sync.WaitGroup
+	for name, h := range hosts {
+		wg.Go(func() {
+			if err := f(name, h); err != nil {
+				mu.Lock()
+				errs = append(errs, fmt.Errorf("%s: %w", name, err))
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// syncAll makes all hosts as wanted and plugs the servers in; told hears of each step.
+//
+// A network can go only when the router's port on it is gone, which is a later
+// step: what is still in use in the first round goes in the second.
+func syncAll(ctx context.Context, hosts map[string]*Subsystems, t *topology.Cloud, vmNS func(string) string, o vnet.SyncOptions, told func(string, time.Duration)) error {
+	var again []int
+	var mu sync.Mutex
+	for i, st := range steps {
+		begin := time.Now()
+		err := each(hosts, func(name string, s *Subsystems) error {
+			err := st.sync(ctx, s, t.Host(name).States, o)
+			if errors.Is(err, vnet.ErrInUse) {
+				mu.Lock()
+				again = append(again, i)
+				mu.Unlock()
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", st.name, err)
+		}
+		told(st.name, time.Since(begin))
+		if i == 1 { // filtered before connected
+			begin = time.Now()
+			if err := plug(ctx, hosts, t, vmNS); err != nil {
+				return err
+			}
+			told("servers plugged in", time.Since(begin))
+		}
+	}
+	for i, st := range steps {
+		if !slices.Contains(again, i) {
+			continue
+		}
+		begin := time.Now()
+		if err := each(hosts, func(name string, s *Subsystems) error { return st.sync(ctx, s, t.Host(name).States, o) }); err != nil {
+			return fmt.Errorf("%s: %w", st.name, err)
+		}
+		told(st.name+", what was in use", time.Since(begin))
+	}
+	return nil
+}
+
+// plug connects the servers' interfaces to their ports.
+func plug(ctx context.Context, hosts map[string]*Subsystems, t *topology.Cloud, vmNS func(string) string) error {
+	return each(hosts, func(name string, s *Subsystems) error {
+		for _, v := range t.VMs {
+			if v.Host != name {
+				continue
+			}
+			for _, nic := range v.NICs {
+				a := overlay.Attachment{PortID: nic.PortID, Kind: overlay.Veth, Name: nic.Device, Netns: vmNS(v.Name)}
+				if _, err := s.Overlay.Plug(ctx, a); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// serve runs what needs this process while it works, until ctx ends. What
+// ends before that is started again.
+func (s *Subsystems) serve(ctx context.Context, log *slog.Logger) *sync.WaitGroup {
+	var wg sync.WaitGroup
+	for name, f := range map[string]func(context.Context) error{"router": s.Router.Serve, "dhcp": s.DHCP.Serve, "metadata": s.Metadata.Serve} {
+		wg.Go(func() {
+			for {
+				err := f(ctx)
+				if ctx.Err() != nil {
+					return
+				}
+				log.Error("server ended, starting it again", "server", name, "err", err)
+				select {
+				case <-ctx.Done():
+				case <-time.After(time.Second):
+				}
+			}
+		})
+	}
+	return &wg
+}
+
+// explain asks the subsystem that knows things of that kind.
+func (s *Subsystems) explain(ctx context.Context, kind, id string) ([]vnet.Explanation, error) {
+	ask := map[string][]func(context.Context, string, string) (vnet.Explanation, error){
+		"network": {s.Overlay.Explain}, "port": {s.Overlay.Explain, s.SecGroup.Explain},
+		"group": {s.SecGroup.Explain}, "rule": {s.SecGroup.Explain}, "addressgroup": {s.SecGroup.Explain},
+		"router": {s.Router.Explain}, "floatingip": {s.Router.Explain}, "portforward": {s.Router.Explain},
+		"scope": {s.DHCP.Explain}, "reservation": {s.DHCP.Explain}, "endpoint": {s.Metadata.Explain},
+	}[kind]
+	if ask == nil {
+		return nil, fmt.Errorf("nothing is known of the kind %q: %w", kind, errUsage)
+	}
+	var out []vnet.Explanation
+	for _, f := range ask {
+		e, err := f(ctx, kind, id)
+		if errors.Is(err, vnet.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, e)
+	}
+	return out, nil
+}
+
+// health is what the subsystems of a host say of themselves.
+func (s *Subsystems) health(ctx context.Context) map[string]vnet.Health {
+	return map[string]vnet.Health{"overlay": s.Overlay.Health(ctx), "secgroup": s.SecGroup.Health(ctx), "router": s.Router.Health(ctx),
+		"dhcp": s.DHCP.Health(ctx), "metadata": s.Metadata.Health(ctx)}
+}
+
+// instances answers whose metadata is asked for, from the topology.
+type instances struct {
+	mu    sync.RWMutex
+	byNet map[place]*metadata.Instance
+}
+
+// place is where a question comes from: the same address on two networks is two machines.
+type place struct {
+	network string
+	router  string
+	addr    netip.Addr
+	mac     vnet.MAC
+}
+
+// set takes over a topology.
+func (x *instances) set(t *topology.Cloud) {
+	byNet := map[place]*metadata.Instance{}
+	for i := range t.VMs {
+		v := &t.VMs[i]
+		for _, nic := range v.NICs {
+			places := []place{{network: nic.NetworkID}}
+			for _, r := range t.All.Router.Routers {
+				if slices.ContainsFunc(r.Interfaces, func(in router.Interface) bool { return in.NetworkID == nic.NetworkID }) {
+					places = append(places, place{router: r.ID})
+				}
+			}
+			for _, p := range places {
+				for _, a := range nic.IPs {
+					p.addr, p.mac = a, vnet.MAC{}
+					byNet[p] = &v.Instance
+				}
+				p.addr, p.mac = netip.Addr{}, nic.MAC
+				byNet[p] = &v.Instance
+			}
+		}
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.byNet = byNet
+}
+
+// Lookup implements [metadata.Instances].
+func (x *instances) Lookup(_ context.Context, a metadata.Asker) (*metadata.Instance, error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if x.byNet == nil {
+		return nil, vnet.ErrNotReady
+	}
+	keys := []place{{network: a.NetworkID, addr: a.Addr}, {router: a.RouterID, addr: a.Addr}}
+	if !a.MAC.IsZero() {
+		keys = []place{{network: a.NetworkID, mac: a.MAC}, {router: a.RouterID, mac: a.MAC}}
+	}
+	for _, k := range keys {
+		if k.network == "" && k.router == "" {
+			continue
+		}
+		if in := x.byNet[k]; in != nil {
+			return in, nil
+		}
+	}
+	return nil, vnet.ErrNotFound
+}
