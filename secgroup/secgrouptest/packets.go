@@ -166,7 +166,7 @@ func srcMAC(f lab.Frame, m vnet.MAC) lab.Frame { f.SrcMAC = m; return f }
 // reply is the answer to a frame that was sent.
 func reply(p probe) lab.Frame {
 	f := p.frame
-	r := lab.Frame{Proto: f.Proto, SrcPort: f.DstPort, DstPort: f.SrcPort, Src: f.Dst, Dst: f.Src, ICMPID: f.ICMPID, ICMPSeq: f.ICMPSeq}
+	r := lab.Frame{Proto: f.Proto, SrcPort: f.DstPort, DstPort: f.SrcPort, Src: f.Dst, Dst: f.Src, ICMPID: f.ICMPID, ICMPSeq: f.ICMPSeq, ICMPCode: f.ICMPCode}
 	switch f.Proto {
 	case lab.TCP:
 		r.Flags, r.Seq, r.Ack = lab.SYN|lab.ACK, 5000, f.Seq+1+uint32(len(f.Payload))
