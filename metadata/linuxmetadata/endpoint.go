@@ -125,6 +125,8 @@ var settings = []sysctl.KV{
 	{Key: "net/ipv6/conf/default/addr_gen_mode", Value: "1"},
 	{Key: "net/ipv4/conf/all/rp_filter", Value: "0"},
 	{Key: "net/ipv4/conf/default/rp_filter", Value: "0"},
+	// The second address of a subnet stays when the first one goes.
+	{Key: "net/ipv4/conf/all/promote_secondaries", Value: "1"},
 	// ARP asks in the name of the subnet's address, not of 169.254.169.254.
 	{Key: "net/ipv4/conf/all/arp_announce", Value: "2"},
 }
