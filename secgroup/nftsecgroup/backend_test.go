@@ -139,6 +139,35 @@ func TestMetrics(t *testing.T) {
 	require.Equal(t, []string{"vnet_secgroup_connection_walks_total", "vnet_secgroup_connections_ended_total", "vnet_secgroup_objects"}, names)
 }
 
+// TestWalks looks at connections only when something was removed or narrowed.
+func TestWalks(t *testing.T) {
+	ctx := context.Background()
+	r := prometheus.NewRegistry()
+	b, err := nftsecgroup.New(machines(t, 1)[0].open(t), &nftsecgroup.Options{Metrics: r})
+	require.NoError(t, err)
+	walks := func() float64 {
+		all, err := r.Gather()
+		require.NoError(t, err)
+		for _, f := range all {
+			if f.GetName() == "vnet_secgroup_connection_walks_total" {
+				return f.GetMetric()[0].GetCounter().GetValue()
+			}
+		}
+		return -1
+	}
+	require.NoError(t, b.Sync(ctx, small(), vnet.SyncOptions{}))
+	require.NoError(t, b.EnsurePort(ctx, benchPort(3, "far", "default")))
+	require.NoError(t, b.EnsurePort(ctx, benchPort(4, "", "default")))
+	g := secgroup.DefaultGroup("default")
+	g.Rules = append(g.Rules, secgroup.Rule{ID: "more", Direction: secgroup.Ingress, Ethertype: secgroup.IPv4, Protocol: "tcp"})
+	require.NoError(t, b.EnsureGroup(ctx, g))
+	require.Zero(t, walks(), "after adding")
+	require.NoError(t, b.EnsureGroup(ctx, secgroup.DefaultGroup("default")))
+	require.EqualValues(t, 1, walks(), "after a rule went")
+	require.NoError(t, b.DeletePort(ctx, benchPort(3, "far").ID))
+	require.EqualValues(t, 2, walks(), "after a member went")
+}
+
 // TestTracking says which way this kernel holds connections.
 func TestTracking(t *testing.T) {
 	b := machines(t, 1)[0].backend(t)
