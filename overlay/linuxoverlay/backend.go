@@ -243,9 +243,11 @@ func (b *Backend) diff(ctx context.Context, s overlay.State) (steps []linux.Step
 	for i := range s.Networks {
 		nets[s.Networks[i].ID] = &s.Networks[i]
 	}
-	ports := map[string]bool{}
+	ports := map[string]string{} // those of this host, and their networks
 	for _, p := range s.Ports {
-		ports[p.ID] = b.h.Local(p.Host)
+		if b.h.Local(p.Host) {
+			ports[p.ID] = p.NetworkID
+		}
 	}
 	there := b.standingObjects()
 	if steps, err = b.vacate(there, nets); err != nil {
@@ -259,7 +261,7 @@ func (b *Backend) diff(ctx context.Context, s overlay.State) (steps []linux.Step
 		steps = append(steps, st...)
 	}
 	for _, p := range s.Ports {
-		if !ports[p.ID] {
+		if _, ok := ports[p.ID]; !ok {
 			continue
 		}
 		st, err := b.portSteps(ctx, p, nets)
@@ -278,6 +280,9 @@ func (b *Backend) diff(ctx context.Context, s overlay.State) (steps []linux.Step
 			if err != nil {
 				return nil, 0, fmt.Errorf("remote ports of network %s: %w", n.ID, err)
 			}
+			if br := b.snap.byName[b.h.NetworkDevice(n.ID)]; n.AdminDown && br != nil && br.Up {
+				clear(there.neigh) // which a device that goes down loses
+			}
 			st, err := b.remoteStepsFrom(there, n, remotes[n.ID], true)
 			if err != nil {
 				return nil, 0, fmt.Errorf("remote ports of network %s: %w", n.ID, err)
@@ -286,21 +291,19 @@ func (b *Backend) diff(ctx context.Context, s overlay.State) (steps []linux.Step
 			existing += len(there.tunnel)
 		}
 	}
-	leaving := map[string]bool{} // ports that go
 	existing += len(there.ports) + len(there.networks)
 	for _, id := range slices.Sorted(maps.Keys(there.ports)) {
-		if !ports[id] {
+		if _, ok := ports[id]; !ok {
 			st, err := b.portGone(ctx, id)
 			if err != nil {
 				return nil, 0, fmt.Errorf("port %s: %w", id, err)
 			}
-			leaving[id] = true
 			steps = append(steps, st...)
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(there.networks)) {
 		if nets[id] == nil {
-			st, err := b.networkGone(ctx, id, leaving)
+			st, err := b.networkGone(ctx, id, func(port string) bool { return ports[port] != id })
 			if err != nil {
 				return nil, 0, fmt.Errorf("network %s: %w", id, err)
 			}

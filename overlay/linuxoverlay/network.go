@@ -182,7 +182,7 @@ func (b *Backend) networkSteps(ctx context.Context, n overlay.Network) ([]linux.
 	switch up := bridge != nil && bridge.Up; {
 	case up && n.AdminDown:
 		w.differ("admin", "up", "down", vnet.ImpactObject)
-		w.step(linux.Disconnect, func(context.Context) error { return rt.SetDown(br) }, nil)
+		w.step(linux.Connect, func(context.Context) error { return rt.SetDown(br) }, nil)
 	case !up && !n.AdminDown:
 		if bridge != nil {
 			w.differ("admin", "down", "up", vnet.ImpactObject)
@@ -263,6 +263,10 @@ func (b *Backend) segmentSteps(w *work, n overlay.Network, bridge *rtnl.Link, mt
 		if l != nil {
 			w.differ("segment", l.Kind, n.Segment, vnet.ImpactObject)
 			w.step(linux.LinkDel, func(context.Context) error { return rt.DelLink(old) }, nil)
+			if l.VXLAN != nil {
+				br := b.h.NetworkDevice(n.ID)
+				w.step(linux.LinkDel, func(context.Context) error { return b.dropAnswers(br) }, nil)
+			}
 		}
 	}
 	if bridge == nil {
@@ -327,6 +331,9 @@ func (b *Backend) vxlanSteps(w *work, n overlay.Network, bridge *rtnl.Link, mtu 
 		}
 		w.differ("tunnel", was, fmt.Sprintf("vni %d from %s:%d learning %t", n.Segment.ID, o.TunnelIP, o.TunnelPort, learning), vnet.ImpactObject)
 		w.step(linux.FilterAdd, func(context.Context) error { return rt.DelLink(dev) }, nil) // before another takes its segment
+		if b.snap != nil {
+			b.snap.without(l, false) // and with it what it knows of remote ports
+		}
 		l = nil
 	}
 	alias := b.h.Alias(vnet.PartOverlay, "tunnel", n.ID)
@@ -509,9 +516,9 @@ func (b *Backend) takeDevice(w *work, id string, phys, bridge *rtnl.Link) error 
 	return nil
 }
 
-// networkGone returns what removes a network; leaving are the ports that go in
-// the same commit.
-func (b *Backend) networkGone(ctx context.Context, id string, leaving map[string]bool) ([]linux.Step, error) {
+// networkGone returns what removes a network; leaves says of a port that it goes
+// from there in the same commit. Nil: none does.
+func (b *Backend) networkGone(ctx context.Context, id string, leaves func(port string) bool) ([]linux.Step, error) {
 	rt := b.h.NS().RTNL()
 	br := b.h.NetworkDevice(id)
 	bridge, err := b.link(br)
@@ -530,7 +537,7 @@ func (b *Backend) networkGone(ctx context.Context, id string, leaving map[string
 		}
 		for _, l := range ports {
 			if port, ok := b.h.PortOf(l); ok {
-				if v, _ := b.t.Pending(vnet.PartOverlay, "port", port); !leaving[port] && v != vnet.Delete {
+				if v, _ := b.t.Pending(vnet.PartOverlay, "port", port); v != vnet.Delete && (leaves == nil || !leaves(port)) {
 					return nil, fmt.Errorf("port %s is on it: %w", port, vnet.ErrInUse)
 				}
 				continue

@@ -130,7 +130,7 @@ func (b *Backend) DeleteRemotePort(ctx context.Context, id string) error {
 // tellSteps writes a remote port's entries.
 func (b *Backend) tellSteps(w *work, n overlay.Network, p overlay.RemotePort) {
 	rt := b.h.NS().RTNL()
-	br, vx := b.h.NetworkDevice(n.ID), b.vxlanName(n.ID)
+	br, vx, answered := b.h.NetworkDevice(n.ID), b.vxlanName(n.ID), b.answered(n, p)
 	w.step(linux.Configure, func(context.Context) error {
 		if err := rt.SetFDB(rtnl.FDB{Dev: vx, MAC: p.MAC, Dst: p.Endpoint, State: rtnl.Permanent}); err != nil {
 			return err
@@ -138,7 +138,7 @@ func (b *Backend) tellSteps(w *work, n overlay.Network, p overlay.RemotePort) {
 		if err := rt.SetFDB(rtnl.FDB{Dev: vx, MAC: p.MAC, Master: true, State: rtnl.NoARP}); err != nil {
 			return err
 		}
-		for _, ip := range b.answered(n, p) {
+		for _, ip := range answered {
 			if err := rt.SetNeigh(rtnl.Neigh{Dev: br, IP: ip, MAC: p.MAC, State: rtnl.Permanent}); err != nil {
 				return err
 			}
@@ -238,6 +238,22 @@ type standing struct {
 	mtu    int                     // of the bridge
 }
 
+// dropAnswers removes the answers for remote ports from a bridge that has no
+// tunnel any more.
+func (b *Backend) dropAnswers(br string) error {
+	rt := b.h.NS().RTNL()
+	neighs, err := rt.Neighs(br)
+	if errors.Is(err, vnet.ErrNotFound) {
+		return nil
+	}
+	for _, n := range neighs {
+		if err == nil && n.State&rtnl.Permanent != 0 && !n.IP.IsMulticast() {
+			err = rt.DelNeigh(n)
+		}
+	}
+	return err
+}
+
 // has reports whether all entries of p are there. An address that several
 // ports share may be answered for any of its owners.
 func (s standing) has(p overlay.RemotePort, f overlay.Flooding, owners map[netip.Addr][]vnet.MAC) bool {
@@ -268,12 +284,14 @@ func (b *Backend) standing(id string) (standing, error) {
 	rt := b.h.NS().RTNL()
 	br, vx := b.h.NetworkDevice(id), b.vxlanName(id)
 	l, err := b.link(vx)
-	if err != nil || l == nil {
-		return s, err
-	}
-	fdb, err := rt.FDBs(vx)
 	if err != nil {
 		return s, err
+	}
+	var fdb []rtnl.FDB
+	if l != nil {
+		if fdb, err = rt.FDBs(vx); err != nil {
+			return s, err
+		}
 	}
 	for _, f := range fdb {
 		static := f.State&(rtnl.Permanent|rtnl.NoARP) != 0
@@ -315,6 +333,9 @@ func (b *Backend) remoteSteps(n overlay.Network, want []overlay.RemotePort, whol
 
 func (b *Backend) remoteStepsFrom(s standing, n overlay.Network, want []overlay.RemotePort, whole bool) ([]linux.Step, error) {
 	var steps []linux.Step
+	if mtu, err := b.mtu(n); err == nil {
+		s.mtu = mtu // that it is to have
+	}
 	macs, heads, owners := map[vnet.MAC]bool{}, map[netip.Addr]bool{}, map[netip.Addr][]vnet.MAC{}
 	for _, p := range want {
 		for _, ip := range p.IPs {

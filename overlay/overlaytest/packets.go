@@ -49,9 +49,8 @@ func (w *world) all() (out []probe) {
 	return out
 }
 
-// spread is the frames that go to nobody in particular, sent by a.
-func (w *world) spread() (broadcast, unknown, multicast4, multicast6, arp, ns lab.Frame) {
-	a := w.at("a")
+// spread is the frames of a station that go to nobody in particular.
+func spread(a *station) (broadcast, unknown, multicast4, multicast6, arp, ns lab.Frame) {
 	broadcast = udp(a, a, false)
 	broadcast.DstMAC, broadcast.Dst = lab.BroadcastMAC, netip.MustParseAddr("255.255.255.255")
 	unknown = udp(a, a, false)
@@ -74,7 +73,7 @@ func (w *world) flood(bcast, unicast, mcast bool) {
 		}
 		return []string{"b"}, no()
 	}
-	broadcast, unknown, multicast4, multicast6, arp, ns := w.spread()
+	broadcast, unknown, multicast4, multicast6, arp, ns := spread(w.at("a"))
 	var probes []probe
 	for _, p := range []struct {
 		says  string
@@ -124,7 +123,7 @@ func packetCases() []Case {
 			w := b.colours(nil)
 			w.start()
 			w.flood(false, false, true)
-			_, _, multicast, _, _, _ := w.spread()
+			_, _, multicast, _, _, _ := spread(w.at("a"))
 			if got := w.send([]probe{{from: "a", frame: multicast, to: []string{"b", "c", "c2", "d"}}}); w.seen != nil {
 				require.Equal(b.t, 2, got[0].crossed, "one copy for each of two other hosts")
 			}
@@ -354,6 +353,7 @@ func packetCases() []Case {
 			w.plug(w.at("c"))
 			w.check(w.all()...)
 			b.ok(b.f[0].Unplug(b.ctx, "a"))
+			a.dev = overlay.Device{}
 			w.check(probe{"after Unplug", "c", udp(w.at("c"), a, false), nil, nil}, probe{"after Unplug", "a", udp(a, w.at("c"), false), nil, no()})
 		}},
 		{Name: "the host is apart", Says: "A machine does not reach the host's own stack.", Hosts: 2, run: func(b *bench) {

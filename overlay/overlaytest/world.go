@@ -121,6 +121,16 @@ func (w *world) plug(s *station) {
 	s.cap = s.Capture("eth0")
 }
 
+// settle waits until the devices of ports that are up carry.
+func (w *world) settle() {
+	w.t.Helper()
+	for _, s := range w.stations {
+		if s.NS != nil && s.dev.Name != "" && !s.port.AdminDown {
+			lab.Eventually(w.t, patience, "carrier at "+s.name, func() bool { return strings.Contains(s.IP("-br", "link", "show", "dev", "eth0"), " UP ") })
+		}
+	}
+}
+
 // silence keeps a namespace's own stack from sending anything.
 func silence(n *lab.NS) {
 	n.Sysctl("net/ipv6/conf/all/disable_ipv6", "1")
@@ -177,8 +187,11 @@ type outcome struct {
 // must not, and says what became of each.
 func (w *world) send(probes []probe) []outcome {
 	w.t.Helper()
+	w.settle()
 	for _, s := range w.stations {
-		s.cap.Reset()
+		if s.cap != nil {
+			s.cap.Reset()
+		}
 	}
 	before := make([]int, len(w.seen))
 	for i, seen := range w.seen {
@@ -201,6 +214,9 @@ func (w *world) send(probes []probe) []outcome {
 	for i, p := range probes {
 		match, inner := is(p.frame), p.frame.Bytes()
 		for _, s := range w.stations {
+			if s.cap == nil {
+				continue
+			}
 			for _, f := range s.cap.Frames() {
 				if match(f) {
 					out[i].to = append(out[i].to, s.name)
