@@ -227,6 +227,7 @@ func runPackets(t *testing.T, k Harness) {
 				}
 			}
 		})
+		t.Run("cloud-init", func(t *testing.T) { runCloudInit(t, w) })
 		t.Run("what a machine says of itself does not count", func(t *testing.T) {
 			spoof := map[string]string{"X-Forwarded-For": "10.0.0.77", "X-Instance-ID": Instance("b").UUID, "X-Tenant-ID": "project-b",
 				"X-Instance-ID-Signature": "00", "X-Neutron-Router-ID": "router-b", "X-Neutron-Network-ID": "net-b", "X-OVN-Network-ID": "net-b",
