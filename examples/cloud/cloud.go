@@ -92,11 +92,16 @@ var steps = []step{
 		}},
 }
 
-// planHost is what a Sync of all subsystems of one host would do.
-func planHost(ctx context.Context, s *Subsystems, host string, want topology.States) (vnet.Plan, error) {
+// planHost is what a Sync of all subsystems of one host would do. fresh has
+// nothing on it: a step that builds on things of an earlier one which are not
+// there yet (an up was killed between the two) has nothing either.
+func planHost(ctx context.Context, s, fresh *Subsystems, host string, want topology.States) (vnet.Plan, error) {
 	var all vnet.Plan
 	for _, st := range steps {
 		p, err := st.plan(ctx, s, want)
+		if errors.Is(err, vnet.ErrNotFound) {
+			p, err = st.plan(ctx, fresh, want)
+		}
 		if err != nil {
 			return all, fmt.Errorf("%s: %s: %w", host, st.name, err)
 		}

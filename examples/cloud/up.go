@@ -157,13 +157,14 @@ func planAll(ctx context.Context, m *machine.Machine, t *topology.Cloud, client 
 
 // planOrNew plans for a host that may not be there yet: then everything is new.
 func planOrNew(ctx context.Context, s *Subsystems, h topology.CloudHost) (vnet.Plan, error) {
-	if s == nil {
-		var err error
-		if s, err = wireMem(); err != nil {
-			return vnet.Plan{}, err
-		}
+	fresh, err := wireMem()
+	if err != nil {
+		return vnet.Plan{}, err
 	}
-	return planHost(ctx, s, h.Name, h.States)
+	if s == nil {
+		s = fresh
+	}
+	return planHost(ctx, s, fresh, h.Name, h.States)
 }
 
 // up makes the cloud, and ends well only when it does what the model says.

@@ -881,11 +881,17 @@ func (b *builder) makeRouters() {
 		rt := router.Router{ID: r.Name, AdminDown: r.AdminUp != nil && !*r.AdminUp, Host: b.hostOr(r.Host, path+".host")}
 		b.c.Projects["router/"+r.Name] = r.Project
 		var attached []netip.Prefix
+		cabled := func(n *network) {
+			if h := b.c.Host(rt.Host); h != nil && n.PhysicalNW != "" && !slices.Contains(h.PhysicalNets, n.PhysicalNW) {
+				b.bad(path+".host", "host %q is not cabled to physical network %q of network %q", rt.Host, n.PhysicalNW, n.Name)
+			}
+		}
 		for _, in := range r.Interfaces {
 			s := b.subnets[in.Subnet]
 			if s == nil || s.router != r.Name {
 				continue
 			}
+			cabled(s.net)
 			attached = append(attached, s.CIDR)
 			k := slices.IndexFunc(rt.Interfaces, func(x router.Interface) bool { return x.NetworkID == s.net.Name })
 			if k < 0 {
@@ -916,6 +922,7 @@ func (b *builder) makeRouters() {
 			if !n.External {
 				b.bad(path+".external_gateway_info.network_id", "network %q is not router:external", g.Network)
 			}
+			cabled(n)
 			id := r.Name + "-" + g.Network
 			gw := &router.Gateway{PortID: id, NetworkID: g.Network, MAC: b.mac(id), DisableSNAT: g.EnableSNAT != nil && !*g.EnableSNAT, MTU: n.mtu}
 			have := map[string]bool{}

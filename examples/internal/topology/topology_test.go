@@ -221,6 +221,8 @@ func TestMistakes(t *testing.T) {
 		{"forward overlap", base + "servers: [{name: w, networks: [{network: a}]}]\nfloatingips:\n  - name: f\n    floating_network_id: ext\n    port_forwardings:\n      - {protocol: tcp, external_port: 9, internal_port: 1, internal_port_id: w}\n      - {protocol: tcp, external_port: 9, internal_port: 2, internal_port_id: w} <-- overlaps forwarding"},
 		{"outside on nothing", base + "outside_servers:\n  - {name: o, physical_network: p9, addresses: [203.0.113.9/24]} <-- there is no physical network \"p9\""},
 		{"outside route", base + "outside_servers:\n  - {name: o, physical_network: p1, addresses: [203.0.113.9/24], routes: [{destination: 10.0.0.0/8, nexthop: 10.0.0.1}]} <-- is on no subnet that is attached"},
+		{"router on a host without the wire", strings.Replace(base, "{name: h2}", "{name: h2, physical_networks: []}", 1) + "  - name: r2\n    host: h2 <-- is not cabled to physical network \"p1\"\n    external_gateway_info: {network_id: ext}"},
+		{"server on a host without the wire", strings.Replace(base, "{name: h2}", "{name: h2, physical_networks: []}", 1) + "servers:\n  - name: w\n    host: h2 <-- is not cabled to physical network \"p1\"\n    networks: [{network: ext}]"},
 		{"underlay", base + "underlay: {cidr: 192.0.2.1/24} <-- did you mean 192.0.2.0/24?"},
 	}
 	// Mistakes of networks stand in a file of their own.
