@@ -3,6 +3,7 @@ package overlay
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/vnet-go/vnet"
@@ -28,13 +29,16 @@ func Overhead(t SegmentType, underlay netip.Addr) int {
 // says more than fits is a [*vnet.FieldError].
 func (n Network) EffectiveMTU(underlayMTU int, underlay netip.Addr) (int, error) {
 	fits := underlayMTU - Overhead(n.Segment.Type, underlay)
-	if n.MTU == 0 {
-		return fits, nil
-	}
 	if n.MTU > fits && n.Segment.Type != Local {
 		return 0, &vnet.FieldError{Field: "mtu", Value: fmt.Sprint(n.MTU), Reason: fmt.Sprintf("is more than the %d that fit into the underlay's %d", fits, underlayMTU)}
 	}
-	return n.MTU, nil
+	if n.MTU != 0 {
+		return n.MTU, nil
+	}
+	if least := n.leastMTU(); fits < least {
+		return 0, &vnet.FieldError{Field: "mtu", Value: fmt.Sprint(fits), Reason: fmt.Sprintf("is what fits into the underlay's %d, and less than the %d that the network's subnets need", underlayMTU, least)}
+	}
+	return fits, nil
 }
 
 // IDRange is first to last, both included.
@@ -47,7 +51,7 @@ type Allocator struct {
 	ranges []IDRange
 	mu     sync.Mutex
 	used   map[uint32]bool
-	next   uint32 // everything below, in the ranges, is used
+	next   []uint32 // of each range: everything in it that is below is used
 }
 
 // NewAllocator returns an allocator for segments of type t. Ranges lie in 1 to
@@ -71,33 +75,25 @@ func NewAllocator(t SegmentType, ranges ...IDRange) (*Allocator, error) {
 			}
 		}
 	}
-	return &Allocator{ranges: append([]IDRange(nil), ranges...), used: map[uint32]bool{}}, nil
+	return &Allocator{ranges: slices.Clone(ranges), used: map[uint32]bool{}, next: make([]uint32, len(ranges))}, nil
 }
 
 // Allocate returns a free id, or [vnet.ErrConflict] when there is none.
 func (a *Allocator) Allocate() (uint32, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, r := range a.ranges {
-		for id := max(r.First, a.start(r)); id <= r.Last; id++ {
-			if !a.used[id] {
-				a.used[id] = true
-				if r == a.ranges[0] {
-					a.next = id + 1
-				}
-				return id, nil
-			}
+	for i, r := range a.ranges {
+		id := max(r.First, a.next[i])
+		for id <= r.Last && a.used[id] {
+			id++
+		}
+		a.next[i] = id
+		if id <= r.Last {
+			a.used[id] = true
+			return id, nil
 		}
 	}
 	return 0, fmt.Errorf("no free segment id in %v: %w", a.ranges, vnet.ErrConflict)
-}
-
-// start skips what is known to be used at the beginning of the first range.
-func (a *Allocator) start(r IDRange) uint32 {
-	if r == a.ranges[0] {
-		return a.next
-	}
-	return r.First
 }
 
 // Reserve takes an id, also one outside the ranges (an operator's own choice);
@@ -117,5 +113,9 @@ func (a *Allocator) Release(id uint32) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.used, id)
-	a.next = min(a.next, id)
+	for i, r := range a.ranges {
+		if r.First <= id && id <= r.Last {
+			a.next[i] = min(a.next[i], id)
+		}
+	}
 }

@@ -69,7 +69,6 @@ func (s Segment) String() string {
 // Validate returns what is wrong with n as [*vnet.FieldError]s, joined.
 func (n Network) Validate() error {
 	errs := []error{vnet.CheckID("id", n.ID), vnet.In("segment", n.Segment.Validate())}
-	least := 68 // RFC 791
 	ids := map[string]bool{}
 	for i, s := range n.Subnets {
 		at := fmt.Sprintf("subnets[%d]", i)
@@ -83,14 +82,19 @@ func (n Network) Validate() error {
 				errs = append(errs, &vnet.FieldError{Field: at + ".cidr", Value: s.CIDR.String(), Reason: fmt.Sprintf("overlaps subnets[%d]", j)})
 			}
 		}
-		if s.CIDR.IsValid() && s.CIDR.Addr().Is6() {
-			least = 1280 // RFC 8200, section 5
-		}
 	}
-	if n.MTU != 0 && (n.MTU < least || n.MTU > 65535) {
+	if least := n.leastMTU(); n.MTU != 0 && (n.MTU < least || n.MTU > 65535) {
 		errs = append(errs, &vnet.FieldError{Field: "mtu", Value: fmt.Sprint(n.MTU), Reason: fmt.Sprintf("is not %d to 65535", least)})
 	}
 	return errors.Join(errs...)
+}
+
+// leastMTU is what the network's subnets need.
+func (n Network) leastMTU() int {
+	if slices.ContainsFunc(n.Subnets, func(s Subnet) bool { return s.CIDR.IsValid() && s.CIDR.Addr().Is6() }) {
+		return 1280 // RFC 8200, section 5
+	}
+	return 68 // RFC 791
 }
 
 // Validate returns what is wrong with s as [*vnet.FieldError]s, joined.
