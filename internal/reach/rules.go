@@ -122,12 +122,13 @@ func always(k Packet, d secgroup.Direction) (string, bool) {
 	case d == secgroup.Ingress && k.Proto == UDP && !v6 && k.SrcPort == 67 && k.DstPort == 68,
 		d == secgroup.Ingress && k.Proto == UDP && v6 && k.SrcPort == 547 && k.DstPort == 546:
 		return "DHCP answers always pass", true
-	case k.Proto == ICMPv6 && v6 && (k.ICMPType == 135 || k.ICMPType == 136):
+	case k.Proto == ICMPv6 && v6 && (k.ICMPType == 133 || k.ICMPType == 135 || k.ICMPType == 136):
 		return "neighbour discovery always passes", true
-	case k.Proto == ICMPv6 && v6 && d == secgroup.Egress && k.ICMPType == 133:
-		return "router solicitations always pass", true
 	case k.Proto == ICMPv6 && v6 && d == secgroup.Ingress && k.ICMPType == 134:
 		return "router advertisements always pass", true
+	case k.Proto == ICMPv6 && v6 && (k.ICMPType == 131 || k.ICMPType == 132 || k.ICMPType == 143),
+		k.Proto == ICMPv6 && v6 && d == secgroup.Ingress && k.ICMPType == 130:
+		return "multicast listener discovery always passes", true
 	}
 	return "", false
 }
@@ -139,11 +140,11 @@ func spoofed(p *secgroup.Port, k Packet) string {
 	}
 	if k.ARP != nil {
 		switch {
-		case k.ARP.SenderMAC != k.SrcMAC:
-			return fmt.Sprintf("ARP sender %s is not the source MAC", k.ARP.SenderMAC)
+		case !usesMAC(p, k.ARP.SenderMAC):
+			return fmt.Sprintf("ARP sender %s is not the port's", k.ARP.SenderMAC)
 		case k.ARP.SenderIP.IsUnspecified(): // a probe (RFC 5227)
 			return ""
-		case !mayUse(p, k.SrcMAC, k.ARP.SenderIP):
+		case !mayUse(p, k.ARP.SenderMAC, k.ARP.SenderIP):
 			return fmt.Sprintf("ARP sender %s is not the port's", k.ARP.SenderIP)
 		}
 		return ""
@@ -156,8 +157,8 @@ func spoofed(p *secgroup.Port, k Packet) string {
 		return "a machine sends no router advertisements"
 	case !v6 && k.Src.IsUnspecified() && k.Proto == UDP && k.SrcPort == 68 && k.DstPort == 67:
 		return ""
-	case v6 && k.Src.IsUnspecified() && k.Proto == ICMPv6 && (k.ICMPType == 133 || k.ICMPType == 135):
-		// Duplicate address detection and first solicitations (RFC 4862, 5.4.2).
+	case v6 && k.Src.IsUnspecified() && k.Proto == ICMPv6 && slices.Contains([]uint8{131, 132, 133, 135, 143}, k.ICMPType):
+		// Duplicate address detection, first solicitations and reports (RFC 4862, 5.4.2; RFC 3590).
 	case !mayUse(p, k.SrcMAC, k.Src):
 		return fmt.Sprintf("source address %s is not the port's", k.Src)
 	}
