@@ -22,6 +22,7 @@ import (
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/dhcp"
 	"github.com/vnet-go/vnet/examples/internal/machine"
+	"github.com/vnet-go/vnet/examples/internal/matrix"
 	"github.com/vnet-go/vnet/examples/internal/topology"
 )
 
@@ -90,6 +91,7 @@ func agentMain(ctx context.Context, dir, name string) error {
 	mux.HandleFunc("POST /sync", a.handleSync)
 	mux.HandleFunc("POST /plan", a.handlePlan)
 	mux.HandleFunc("GET /explain", a.handleExplain)
+	mux.HandleFunc("POST /explain-packet", a.handleExplainPacket)
 	mux.HandleFunc("GET /status", a.handleStatus)
 	srv := &http.Server{Handler: mux, BaseContext: func(net.Listener) context.Context { return ctx }}
 	context.AfterFunc(ctx, func() { srv.Close() })
@@ -244,6 +246,28 @@ func (a *agent) handleExplain(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(out)
 }
 
+func (a *agent) handleExplainPacket(w http.ResponseWriter, r *http.Request) {
+	var j matrix.Judge
+	if err := json.NewDecoder(r.Body).Decode(&j); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	h := a.hosts[j.Host]
+	if h == nil {
+		http.Error(w, "host "+j.Host+" is not open", http.StatusNotFound)
+		return
+	}
+	e, err := h.SecGroup.ExplainPacket(r.Context(), j.PortID, j.Packet)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	e.Text = fmt.Sprintf("%s rules of port %s: %s", j.Packet.Direction, j.PortID, e.Text)
+	json.NewEncoder(w).Encode(explained{j.Host, []vnet.Explanation{e}})
+}
+
 // hostStatus is what the agent tells of one host.
 type hostStatus struct {
 	Health   map[string]vnet.Health `json:"health"`
@@ -356,4 +380,9 @@ func (c *agentClient) explain(ctx context.Context, kind, id string) ([]explained
 	var out []explained
 	q := url.Values{"kind": {kind}, "id": {id}}
 	return out, c.call(ctx, "GET", "/explain?"+q.Encode(), nil, &out)
+}
+
+func (c *agentClient) explainPacket(ctx context.Context, j matrix.Judge) (explained, error) {
+	var out explained
+	return out, c.call(ctx, "POST", "/explain-packet", j, &out)
 }

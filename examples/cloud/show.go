@@ -239,7 +239,7 @@ func (c *cli) explain(ctx context.Context) error {
 	}
 	kind, id := c.args[0], c.args[1]
 	if kind == "packet" {
-		return c.explainPacket(t)
+		return c.explainPacket(ctx, m, t)
 	}
 	if v := t.VM(id); kind == "port" && v != nil && len(v.NICs) > 0 {
 		id = v.NICs[0].PortID
@@ -263,8 +263,8 @@ func (c *cli) explain(ctx context.Context) error {
 	return nil
 }
 
-// explainPacket asks the model: packet FROM TO [icmp | tcp PORT | udp PORT].
-func (c *cli) explainPacket(t *topology.Cloud) error {
+// explainPacket asks the model and the hosts: packet FROM TO [icmp | tcp PORT | udp PORT].
+func (c *cli) explainPacket(ctx context.Context, m *machine.Machine, t *topology.Cloud) error {
 	a := c.args[1:]
 	if len(a) < 2 {
 		return fmt.Errorf("explain packet FROM TO [icmp | tcp PORT | udp PORT]: %w", errUsage)
@@ -288,14 +288,33 @@ func (c *cli) explainPacket(t *topology.Cloud) error {
 	if err != nil {
 		return err
 	}
+	if p.Dst, err = model.Address(a[0], a[1]); err != nil {
+		return err
+	}
 	e, err := model.Explain(a[0], a[1], p)
 	if err != nil {
 		return err
 	}
-	if c.json {
-		return c.printJSON(e)
+	// Beside the model, what the backends say whose rules decide.
+	kernel := []explained{}
+	for _, j := range model.Judges(a[0], p) {
+		x, err := newAgentClient(m).explainPacket(ctx, j)
+		if err != nil {
+			fmt.Fprintln(c.progress, "cloud: the agent does not say what the host's rules do:", err)
+			break
+		}
+		kernel = append(kernel, x)
 	}
-	fmt.Fprint(c.out, e)
+	if c.json {
+		return c.printJSON(map[string]any{"model": e, "hosts": kernel})
+	}
+	fmt.Fprint(c.out, indent(e.String(), ""))
+	for _, x := range kernel {
+		fmt.Fprintf(c.out, "on %s\n", x.Host)
+		for _, y := range x.Of {
+			fmt.Fprint(c.out, indent(y.String(), "  "))
+		}
+	}
 	return nil
 }
 

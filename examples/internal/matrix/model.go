@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/examples/internal/topology"
 	"github.com/vnet-go/vnet/examples/internal/vm"
 	"github.com/vnet-go/vnet/overlay"
 	"github.com/vnet-go/vnet/reach"
+	"github.com/vnet-go/vnet/secgroup"
 )
 
 // Model says what the desired state of a cloud means for its machines: package
@@ -145,13 +147,13 @@ func (m *Model) served(network string, s overlay.Subnet) bool {
 // Explain goes the way of a packet and of its answer. to is an address or the
 // name of a machine.
 func (m *Model) Explain(from, to string, p vm.Probe) (vnet.Explanation, error) {
-	a, err := netip.ParseAddr(to)
-	if err != nil {
-		if a, err = m.address(from, to); err != nil {
+	if !p.Dst.IsValid() {
+		a, err := m.Address(from, to)
+		if err != nil {
 			return vnet.Explanation{}, err
 		}
+		p.Dst = a
 	}
-	p.Dst = a
 	e := vnet.Explanation{Text: fmt.Sprintf("%s from %s", p, from)}
 	k, err := m.packet(from, p)
 	if err != nil {
@@ -174,8 +176,12 @@ func (m *Model) Explain(from, to string, p vm.Probe) (vnet.Explanation, error) {
 	return e, nil
 }
 
-// address of a machine, on a network both are on if there is one.
-func (m *Model) address(from, to string) (netip.Addr, error) {
+// Address reads an address, or finds that of a machine: on a network both
+// are on if there is one.
+func (m *Model) Address(from, to string) (netip.Addr, error) {
+	if a, err := netip.ParseAddr(to); err == nil {
+		return a.Unmap(), nil
+	}
 	v := m.t.VM(to)
 	if v == nil {
 		if o := m.outside(to); o != nil {
@@ -204,4 +210,56 @@ func (m *Model) outside(name string) *topology.Outside {
 		}
 	}
 	return nil
+}
+
+// Judge is a port whose rules decide over a packet, and the packet as they see it.
+type Judge struct {
+	PortID string
+	Host   string
+	Packet secgroup.Packet
+}
+
+// Judges are the ports whose rules decide over a probe, as far as it comes:
+// what a backend can be asked about, beside the model.
+func (m *Model) Judges(from string, p vm.Probe) []Judge {
+	k, err := m.packet(from, p)
+	if err != nil {
+		return nil
+	}
+	there := m.m.Send(k)
+	var out []Judge
+	add := func(port string, d secgroup.Direction, remote netip.Addr, dstPort uint16) {
+		sel := dstPort
+		if p.Proto == "icmp" {
+			sel = uint16(k.ICMPType) << 8
+		}
+		for _, x := range m.t.All.Overlay.Ports {
+			if x.ID == port && x.Filtered {
+				out = append(out, Judge{port, x.Host, secgroup.Packet{Direction: d, Remote: remote, Protocol: k.Proto, Selector: sel}})
+			}
+		}
+	}
+	add(k.From, secgroup.Egress, p.Dst, p.Port)
+	routed := slices.ContainsFunc(there.Walk, func(s reach.Step) bool { return s.Stage == "router" })
+	for _, a := range there.Arrivals {
+		if a.Kind == "port" {
+			add(a.ID, secgroup.Ingress, a.Packet.Src, a.Packet.DstPort)
+		}
+	}
+	for _, d := range there.Drops {
+		// Behind a router its source may be another, which a dropped packet does not tell.
+		if port, ok := strings.CutPrefix(d.Object, "port "); ok && d.Stage == "ingress rules" && !routed {
+			for _, v := range m.t.VMs {
+				for _, n := range v.NICs {
+					for _, a := range n.IPs {
+						if n.PortID == k.From && a.Is4() == p.Dst.Is4() {
+							add(port, secgroup.Ingress, a, p.Port)
+							return out
+						}
+					}
+				}
+			}
+		}
+	}
+	return out
 }
