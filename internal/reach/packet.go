@@ -27,10 +27,27 @@ type Packet struct {
 	ICMPType         uint8
 	ICMPCode         uint8
 	TTL              uint8 // zero: 64
+	// Middle: a TCP segment that is no SYN, as from the middle of a stream.
+	Middle bool
 	// ARP makes it an ARP packet; only the MACs and ARP count.
 	ARP *ARP
 	// Target of a neighbour solicitation or advertisement (ICMPv6 135, 136).
 	Target netip.Addr
+}
+
+// opens reports whether k can be the first packet of a connection: TCP opens
+// by SYN (RFC 9293, 3.5), ICMP by queries (RFC 792, RFC 950; RFC 4443), the rest
+// by any packet. What opens none and is of none is invalid.
+func (k Packet) opens() bool {
+	switch {
+	case k.Proto == TCP:
+		return !k.Middle
+	case k.Proto == ICMP && k.Dst.Is4():
+		return k.ICMPType == 8 || k.ICMPType == 13 || k.ICMPType == 15 || k.ICMPType == 17
+	case k.Proto == ICMPv6 && k.Dst.Is6():
+		return k.ICMPType == 128 || k.ICMPType == 139
+	}
+	return true
 }
 
 // ARP is the sender of an ARP packet.

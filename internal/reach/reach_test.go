@@ -200,3 +200,29 @@ func TestProperties(t *testing.T) {
 		}
 	})
 }
+
+// Echo replies and TCP segments other than SYN open no connection (package
+// secgroup, "Connections"): where none is, a stateful rule does not help them.
+func TestWhatOpensNoConnection(t *testing.T) {
+	w := world()
+	any4 := secgroup.Rule{Direction: secgroup.Ingress, Ethertype: secgroup.IPv4}
+	out, in := any4, any4
+	out.ID, out.Direction, in.ID = "out", secgroup.Egress, "in"
+	w.SecGroup.Groups = append(w.SecGroup.Groups, secgroup.Group{ID: "asks", Stateless: true, Rules: []secgroup.Rule{out}}, secgroup.Group{ID: "hears", Rules: []secgroup.Rule{in}})
+	w.SecGroup.Ports[0].Groups = []string{"asks", "hears"} // red1 asks without a connection
+	w.SecGroup.Ports[1].Groups = []string{"web"}
+	m, err := New(w)
+	require.NoError(t, err)
+	there, back, ok := m.Connect(Packet{From: "red1", Dst: ip("10.0.0.6"), Proto: ICMP, ICMPType: 8})
+	require.True(t, there.OK(), there.Explain())
+	require.False(t, ok, back.Explain())
+	require.Equal(t, Drop{"ingress rules", "port red1", "it is of no connection"}, back.Drops[0])
+
+	w.SecGroup.Ports[0].Groups, w.SecGroup.Ports[1].Groups = []string{"default"}, []string{"web"}
+	m, err = New(w)
+	require.NoError(t, err)
+	k := Packet{From: "red1", Dst: ip("10.0.0.6"), Proto: TCP, SrcPort: 1, DstPort: 80}
+	require.True(t, m.Send(k).OK())
+	k.Middle = true
+	require.Equal(t, "egress rules", m.Send(k).Drops[0].Stage)
+}

@@ -34,7 +34,7 @@ func (v Verdict) Reply() Verdict {
 	if a.Foreign {
 		return Verdict{Drops: []Drop{{"sender", a.Kind + " " + a.ID, a.Packet.Dst.String() + " is not its address"}}, m: v.m}
 	}
-	k := Packet{From: a.ID, Src: a.Packet.Dst, Dst: a.Packet.Src, Proto: a.Packet.Proto, SrcPort: a.Packet.DstPort, DstPort: a.Packet.SrcPort}
+	k := Packet{From: a.ID, Src: a.Packet.Dst, Dst: a.Packet.Src, Proto: a.Packet.Proto, SrcPort: a.Packet.DstPort, DstPort: a.Packet.SrcPort, Middle: a.Packet.Proto == TCP}
 	switch {
 	case k.Proto == ICMP && a.Packet.ICMPType == 8:
 		k.ICMPType = 0
@@ -303,7 +303,7 @@ func (w *walk) judge(p *secgroup.Port, d secgroup.Direction, k Packet, remote ne
 		return false
 	}
 	// A first packet that is none, and no connection: stateful ports drop it.
-	if w.reply && !stateless && k.Proto == TCP {
+	if !stateless && !k.opens() {
 		w.drop(stage, name, "it is of no connection")
 		return false
 	}
