@@ -14,8 +14,15 @@ import (
 )
 
 // dir is a level of the tree. Values: string and []byte (text), document
-// (JSON), dir, and keyDir, which is listed in a way of its own.
+// (JSON), dir, and keyDir, which is listed in a way of its own; lazyText,
+// lazyDir and lazyDocument are made when somebody goes there.
 type dir map[string]any
+
+type (
+	lazyText     func() string
+	lazyDir      func() dir
+	lazyDocument func() document
+)
 
 type document []byte
 
@@ -72,19 +79,19 @@ func ec2Root(in *Instance, version string) dir {
 		root["user-data"] = in.UserData
 	}
 	if version >= ec2Dynamic {
-		root["dynamic"] = dir{"instance-identity": dir{"document": identity(in)}}
+		root["dynamic"] = dir{"instance-identity": dir{"document": lazyDocument(func() document { return identity(in) })}}
 	}
 	return root
 }
 
 func ec2MetaData(in *Instance, version string) dir {
-	image := cmp.Or(in.ImageID, in.UUID)
+	id := func(prefix, id string) lazyText { return func() string { return EC2ID(prefix, id) } }
 	d := dir{
-		"ami-id":            EC2ID("ami", image),
+		"ami-id":            id("ami", cmp.Or(in.ImageID, in.UUID)),
 		"ami-launch-index":  strconv.Itoa(in.LaunchIndex),
 		"ami-manifest-path": "FIXME", // as Nova, whose clients know it for "none"
-		"instance-id":       EC2ID("i", in.UUID),
-		"reservation-id":    EC2ID("r", in.UUID),
+		"instance-id":       id("i", in.UUID),
+		"reservation-id":    id("r", in.UUID),
 		"hostname":          in.hostname(),
 		"local-ipv4":        in.localIPv4(),
 		"security-groups":   strings.Join(in.SecurityGroups, "\n"),
@@ -112,7 +119,7 @@ func ec2MetaData(in *Instance, version string) dir {
 	if version >= ec2Network && len(in.Interfaces) > 0 {
 		macs := dir{}
 		for i := range in.Interfaces {
-			macs[in.Interfaces[i].MAC.String()] = ec2Interface(in, i)
+			macs[in.Interfaces[i].MAC.String()] = lazyDir(func() dir { return ec2Interface(in, i) })
 		}
 		d["network"] = dir{"interfaces": dir{"macs": macs}}
 		d["mac"] = in.Interfaces[0].MAC.String()
@@ -196,13 +203,21 @@ func walk(node any, elems []string) (body []byte, contentType string, ok bool) {
 		default:
 			return nil, "", false
 		}
+		switch n := node.(type) {
+		case lazyText:
+			node = n()
+		case lazyDir:
+			node = n()
+		case lazyDocument:
+			node = n()
+		}
 	}
 	switch n := node.(type) {
 	case dir:
 		names := make([]string, 0, len(n))
 		for name, v := range n {
 			switch v.(type) {
-			case dir, keyDir:
+			case dir, lazyDir, keyDir:
 				name += "/"
 			}
 			names = append(names, name)

@@ -23,7 +23,7 @@ net = openstack.convert_net_json(r["networkdata"], known_macs={mac: "eth0"})
 md = ec2.get_instance_metadata(api_version="latest", timeout=5, retries=0)
 print(json.dumps({
     "version": r["version"], "uuid": r["metadata"]["instance-id"], "hostname": r["metadata"]["local-hostname"],
-    "keys": r["metadata"]["public-keys"], "seed": len(r["metadata"]["random_seed"]), "userdata": base64.b64encode(r["userdata"]).decode(),
+    "keys": r["metadata"]["public_keys"], "seed": len(r["metadata"]["random_seed"]), "userdata": base64.b64encode(r["userdata"]).decode(),
     "files": {k: base64.b64encode(v).decode() for k, v in r["files"].items()},
     "vendor": r.get("vendordata"), "net": net, "ec2": md,
     "ec2user": base64.b64encode(ec2.get_instance_userdata(timeout=5, retries=0)).decode(),
@@ -73,7 +73,7 @@ func runCloudInit(t *testing.T, w *world) {
 		}
 		assert.Equal(t, in.Hostname, got.EC2["local-hostname"])
 		assert.Equal(t, "10.0.0.5", got.EC2["local-ipv4"])
-		assert.Equal(t, map[string]any{"key": []any{in.Keys[0].Data}}, got.EC2["public-keys"])
+		assert.Equal(t, map[string]any{"key": in.Keys[0].Data}, got.EC2["public-keys"])
 		assert.Equal(t, map[string]any{"availability-zone": "nova"}, got.EC2["placement"])
 		assert.Equal(t, "default\nweb", toText(got.EC2["security-groups"]))
 	}
