@@ -133,3 +133,25 @@ func ExampleFieldError() {
 	// true network_id
 	// network_id "a/b" has a character at offset 1 that is not a letter, digit, '.', '_' or '-'
 }
+
+func TestCompare(t *testing.T) {
+	type object struct{ id, v string }
+	diff := func(a, b *object) (vnet.Change, bool) {
+		o := a
+		if b != nil {
+			o = b
+		}
+		c := vnet.NewChange(vnet.PartOverlay, "object", o.id, a != nil, b != nil)
+		if a != nil && b != nil {
+			c.Differ("v", a.v, b.v, vnet.ImpactSome)
+			return c, len(c.Diff) > 0
+		}
+		return c, true
+	}
+	changes, gone := vnet.Compare([]object{{"a", "1"}, {"b", "1"}, {"c", "1"}}, []object{{"b", "2"}, {"c", "1"}, {"d", "1"}}, func(o object) string { return o.id }, diff)
+	require.Equal(t, []vnet.Change{
+		{Verb: vnet.Update, Part: vnet.PartOverlay, Kind: "object", ID: "b", Diff: []string{"v: 1 -> 2"}, Impact: vnet.ImpactSome},
+		{Verb: vnet.Create, Part: vnet.PartOverlay, Kind: "object", ID: "d", Impact: vnet.ImpactNone},
+	}, changes)
+	require.Equal(t, []vnet.Change{{Verb: vnet.Delete, Part: vnet.PartOverlay, Kind: "object", ID: "a", Impact: vnet.ImpactObject}}, gone)
+}

@@ -2,7 +2,6 @@ package overlay
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/vnet-go/vnet"
 )
@@ -13,54 +12,14 @@ import (
 func Diff(old, want State) []vnet.Change {
 	old, want = old.Canonical(), want.Canonical()
 	var out, gone []vnet.Change
-	out = append(out, compare(old.Networks, want.Networks, func(n Network) string { return n.ID }, DiffNetwork, &gone)...)
-	out = append(out, compare(old.Ports, want.Ports, func(p Port) string { return p.ID }, DiffPort, &gone)...)
-	out = append(out, compare(old.RemotePorts, want.RemotePorts, func(p RemotePort) string { return p.ID }, DiffRemotePort, &gone)...)
-	slices.Reverse(gone)
+	add := func(changes, g []vnet.Change) {
+		out = append(out, changes...)
+		gone = append(g, gone...)
+	}
+	add(vnet.Compare(old.Networks, want.Networks, func(n Network) string { return n.ID }, DiffNetwork))
+	add(vnet.Compare(old.Ports, want.Ports, func(p Port) string { return p.ID }, DiffPort))
+	add(vnet.Compare(old.RemotePorts, want.RemotePorts, func(p RemotePort) string { return p.ID }, DiffRemotePort))
 	return append(out, gone...)
-}
-
-func compare[T any](old, want []T, id func(T) string, diff func(a, b *T) (vnet.Change, bool), gone *[]vnet.Change) []vnet.Change {
-	was := make(map[string]*T, len(old))
-	for i := range old {
-		was[id(old[i])] = &old[i]
-	}
-	var out []vnet.Change
-	for i := range want {
-		k := id(want[i])
-		if c, ok := diff(was[k], &want[i]); ok {
-			out = append(out, c)
-		}
-		delete(was, k)
-	}
-	for i := range old {
-		if _, ok := was[id(old[i])]; ok {
-			c, _ := diff(&old[i], nil)
-			*gone = append(*gone, c)
-		}
-	}
-	return out
-}
-
-func change(kind, id string, isNew, isGone bool) vnet.Change {
-	c := vnet.Change{Verb: vnet.Update, Part: vnet.PartOverlay, Kind: kind, ID: id, Impact: vnet.ImpactNone}
-	switch {
-	case isNew:
-		c.Verb = vnet.Create
-	case isGone:
-		c.Verb, c.Impact = vnet.Delete, vnet.ImpactObject
-	}
-	return c
-}
-
-// differ notes one difference and how far it is felt.
-func differ(c *vnet.Change, name string, a, b any, impact vnet.Impact) {
-	if as, bs := fmt.Sprint(a), fmt.Sprint(b); as != bs {
-		c.Diff = append(c.Diff, fmt.Sprintf("%s: %s -> %s", name, as, bs))
-		if c.Impact == vnet.ImpactNone || impact == vnet.ImpactObject {
-			c.Impact = impact
-		}
-	}
 }
 
 // DiffNetwork returns the change from a to b, either of which may be nil
@@ -71,18 +30,18 @@ func DiffNetwork(a, b *Network) (c vnet.Change, ok bool) {
 	case a == nil && b == nil:
 		return c, false
 	case b == nil:
-		return change("network", a.ID, false, true), true
+		return vnet.NewChange(vnet.PartOverlay, "network", a.ID, true, false), true
 	case a == nil:
-		c = change("network", b.ID, true, false)
+		c = vnet.NewChange(vnet.PartOverlay, "network", b.ID, false, true)
 		c.Diff = []string{"segment: " + b.Segment.String()}
 		return c, true
 	}
-	c = change("network", b.ID, false, false)
-	differ(&c, "segment", a.Segment, b.Segment, vnet.ImpactObject)
-	differ(&c, "mtu", a.MTU, b.MTU, vnet.ImpactSome)
-	differ(&c, "flooding", a.Flooding, b.Flooding, vnet.ImpactSome)
-	differ(&c, "admin_down", a.AdminDown, b.AdminDown, vnet.ImpactObject)
-	differ(&c, "subnets", a.Subnets, b.Subnets, vnet.ImpactNone)
+	c = vnet.NewChange(vnet.PartOverlay, "network", b.ID, true, true)
+	c.Differ("segment", a.Segment, b.Segment, vnet.ImpactObject)
+	c.Differ("mtu", a.MTU, b.MTU, vnet.ImpactSome)
+	c.Differ("flooding", a.Flooding, b.Flooding, vnet.ImpactSome)
+	c.Differ("admin_down", a.AdminDown, b.AdminDown, vnet.ImpactObject)
+	c.Differ("subnets", a.Subnets, b.Subnets, vnet.ImpactNone)
 	return c, len(c.Diff) > 0
 }
 
@@ -92,19 +51,19 @@ func DiffPort(a, b *Port) (c vnet.Change, ok bool) {
 	case a == nil && b == nil:
 		return c, false
 	case b == nil:
-		return change("port", a.ID, false, true), true
+		return vnet.NewChange(vnet.PartOverlay, "port", a.ID, true, false), true
 	case a == nil:
-		c = change("port", b.ID, true, false)
+		c = vnet.NewChange(vnet.PartOverlay, "port", b.ID, false, true)
 		c.Diff = []string{"network: " + b.NetworkID}
 		return c, true
 	}
-	c = change("port", b.ID, false, false)
-	differ(&c, "network", a.NetworkID, b.NetworkID, vnet.ImpactObject)
-	differ(&c, "mac", a.MAC, b.MAC, vnet.ImpactObject)
-	differ(&c, "fixed_ips", a.FixedIPs, b.FixedIPs, vnet.ImpactSome)
-	differ(&c, "admin_down", a.AdminDown, b.AdminDown, vnet.ImpactObject)
-	differ(&c, "filtered", a.Filtered, b.Filtered, vnet.ImpactSome)
-	differ(&c, "host", a.Host, b.Host, vnet.ImpactObject)
+	c = vnet.NewChange(vnet.PartOverlay, "port", b.ID, true, true)
+	c.Differ("network", a.NetworkID, b.NetworkID, vnet.ImpactObject)
+	c.Differ("mac", a.MAC, b.MAC, vnet.ImpactObject)
+	c.Differ("fixed_ips", a.FixedIPs, b.FixedIPs, vnet.ImpactSome)
+	c.Differ("admin_down", a.AdminDown, b.AdminDown, vnet.ImpactObject)
+	c.Differ("filtered", a.Filtered, b.Filtered, vnet.ImpactSome)
+	c.Differ("host", a.Host, b.Host, vnet.ImpactObject)
 	return c, len(c.Diff) > 0
 }
 
@@ -114,16 +73,16 @@ func DiffRemotePort(a, b *RemotePort) (c vnet.Change, ok bool) {
 	case a == nil && b == nil:
 		return c, false
 	case b == nil:
-		return change("remote_port", a.ID, false, true), true
+		return vnet.NewChange(vnet.PartOverlay, "remote_port", a.ID, true, false), true
 	case a == nil:
-		c = change("remote_port", b.ID, true, false)
+		c = vnet.NewChange(vnet.PartOverlay, "remote_port", b.ID, false, true)
 		c.Diff = []string{fmt.Sprintf("network: %s, at %s", b.NetworkID, b.Endpoint)}
 		return c, true
 	}
-	c = change("remote_port", b.ID, false, false)
-	differ(&c, "network", a.NetworkID, b.NetworkID, vnet.ImpactObject)
-	differ(&c, "mac", a.MAC, b.MAC, vnet.ImpactObject)
-	differ(&c, "ips", a.IPs, b.IPs, vnet.ImpactSome)
-	differ(&c, "endpoint", a.Endpoint, b.Endpoint, vnet.ImpactObject)
+	c = vnet.NewChange(vnet.PartOverlay, "remote_port", b.ID, true, true)
+	c.Differ("network", a.NetworkID, b.NetworkID, vnet.ImpactObject)
+	c.Differ("mac", a.MAC, b.MAC, vnet.ImpactObject)
+	c.Differ("ips", a.IPs, b.IPs, vnet.ImpactSome)
+	c.Differ("endpoint", a.Endpoint, b.Endpoint, vnet.ImpactObject)
 	return c, len(c.Diff) > 0
 }

@@ -2,7 +2,6 @@ package router
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/vnet-go/vnet"
 )
@@ -13,53 +12,14 @@ import (
 func Diff(old, want State) []vnet.Change {
 	old, want = old.Canonical(), want.Canonical()
 	var out, gone []vnet.Change
-	out = append(out, compare(old.Routers, want.Routers, func(r Router) string { return r.ID }, DiffRouter, &gone)...)
-	out = append(out, compare(old.FloatingIPs, want.FloatingIPs, func(f FloatingIP) string { return f.ID }, DiffFloatingIP, &gone)...)
-	out = append(out, compare(old.PortForwards, want.PortForwards, func(f PortForward) string { return f.ID }, DiffPortForward, &gone)...)
-	slices.Reverse(gone)
+	add := func(changes, g []vnet.Change) {
+		out = append(out, changes...)
+		gone = append(g, gone...)
+	}
+	add(vnet.Compare(old.Routers, want.Routers, func(r Router) string { return r.ID }, DiffRouter))
+	add(vnet.Compare(old.FloatingIPs, want.FloatingIPs, func(f FloatingIP) string { return f.ID }, DiffFloatingIP))
+	add(vnet.Compare(old.PortForwards, want.PortForwards, func(f PortForward) string { return f.ID }, DiffPortForward))
 	return append(out, gone...)
-}
-
-func compare[T any](old, want []T, id func(T) string, diff func(a, b *T) (vnet.Change, bool), gone *[]vnet.Change) []vnet.Change {
-	was := make(map[string]*T, len(old))
-	for i := range old {
-		was[id(old[i])] = &old[i]
-	}
-	var out []vnet.Change
-	for i := range want {
-		k := id(want[i])
-		if c, ok := diff(was[k], &want[i]); ok {
-			out = append(out, c)
-		}
-		delete(was, k)
-	}
-	for i := range old {
-		if _, ok := was[id(old[i])]; ok {
-			c, _ := diff(&old[i], nil)
-			*gone = append(*gone, c)
-		}
-	}
-	return out
-}
-
-func change(kind, id string, isNew, isGone bool) vnet.Change {
-	c := vnet.Change{Verb: vnet.Update, Part: vnet.PartRouter, Kind: kind, ID: id, Impact: vnet.ImpactNone}
-	switch {
-	case isNew:
-		c.Verb = vnet.Create
-	case isGone:
-		c.Verb, c.Impact = vnet.Delete, vnet.ImpactObject
-	}
-	return c
-}
-
-func differ(c *vnet.Change, name string, a, b any, impact vnet.Impact) {
-	if as, bs := fmt.Sprint(a), fmt.Sprint(b); as != bs {
-		c.Diff = append(c.Diff, fmt.Sprintf("%s: %s -> %s", name, as, bs))
-		if c.Impact == vnet.ImpactNone || impact == vnet.ImpactObject {
-			c.Impact = impact
-		}
-	}
 }
 
 // DiffRouter returns the change from a to b, either of which may be nil
@@ -69,11 +29,11 @@ func DiffRouter(a, b *Router) (c vnet.Change, ok bool) {
 	case a == nil && b == nil:
 		return c, false
 	case b == nil:
-		return change("router", a.ID, false, true), true
+		return vnet.NewChange(vnet.PartRouter, "router", a.ID, true, false), true
 	case a == nil:
-		return change("router", b.ID, true, false), true
+		return vnet.NewChange(vnet.PartRouter, "router", b.ID, false, true), true
 	}
-	c = change("router", b.ID, false, false)
+	c = vnet.NewChange(vnet.PartRouter, "router", b.ID, true, true)
 	x, y := a.Canonical(), b.Canonical()
 	was := map[string]Interface{}
 	for _, i := range x.Interfaces {
@@ -87,11 +47,11 @@ func DiffRouter(a, b *Router) (c vnet.Change, ok bool) {
 			continue
 		}
 		at := "interface " + i.PortID + " "
-		differ(&c, at+"network", o.NetworkID, i.NetworkID, vnet.ImpactObject)
-		differ(&c, at+"mac", o.MAC, i.MAC, vnet.ImpactSome)
-		differ(&c, at+"addresses", o.Addresses, i.Addresses, vnet.ImpactSome)
-		differ(&c, at+"mtu", o.MTU, i.MTU, vnet.ImpactSome)
-		differ(&c, at+"ra", ra(o.RA), ra(i.RA), vnet.ImpactSome)
+		c.Differ(at+"network", o.NetworkID, i.NetworkID, vnet.ImpactObject)
+		c.Differ(at+"mac", o.MAC, i.MAC, vnet.ImpactSome)
+		c.Differ(at+"addresses", o.Addresses, i.Addresses, vnet.ImpactSome)
+		c.Differ(at+"mtu", o.MTU, i.MTU, vnet.ImpactSome)
+		c.Differ(at+"ra", ra(o.RA), ra(i.RA), vnet.ImpactSome)
 	}
 	for _, i := range x.Interfaces {
 		if _, gone := was[i.PortID]; gone {
@@ -107,11 +67,11 @@ func DiffRouter(a, b *Router) (c vnet.Change, ok bool) {
 		c.Diff = append(c.Diff, "gateway: gone")
 		c.Impact = vnet.ImpactSome
 	case g != nil:
-		differ(&c, "gateway", *g, *h, vnet.ImpactSome)
+		c.Differ("gateway", *g, *h, vnet.ImpactSome)
 	}
-	differ(&c, "routes", x.Routes, y.Routes, vnet.ImpactSome)
-	differ(&c, "admin_down", x.AdminDown, y.AdminDown, vnet.ImpactObject)
-	differ(&c, "host", x.Host, y.Host, vnet.ImpactObject)
+	c.Differ("routes", x.Routes, y.Routes, vnet.ImpactSome)
+	c.Differ("admin_down", x.AdminDown, y.AdminDown, vnet.ImpactObject)
+	c.Differ("host", x.Host, y.Host, vnet.ImpactObject)
 	return c, len(c.Diff) > 0
 }
 
@@ -128,18 +88,18 @@ func DiffFloatingIP(a, b *FloatingIP) (c vnet.Change, ok bool) {
 	case a == nil && b == nil:
 		return c, false
 	case b == nil:
-		return change("floatingip", a.ID, false, true), true
+		return vnet.NewChange(vnet.PartRouter, "floatingip", a.ID, true, false), true
 	case a == nil:
-		c = change("floatingip", b.ID, true, false)
+		c = vnet.NewChange(vnet.PartRouter, "floatingip", b.ID, false, true)
 		c.Diff = []string{fmt.Sprintf("%s -> %s", b.FloatingIP, b.FixedIP)}
 		return c, true
 	}
-	c = change("floatingip", b.ID, false, false)
-	differ(&c, "router", a.RouterID, b.RouterID, vnet.ImpactObject)
-	differ(&c, "floating_ip", a.FloatingIP, b.FloatingIP, vnet.ImpactObject)
-	differ(&c, "fixed_ip", a.FixedIP, b.FixedIP, vnet.ImpactObject)
-	differ(&c, "port", a.PortID, b.PortID, vnet.ImpactNone)
-	differ(&c, "external_mac", a.ExternalMAC, b.ExternalMAC, vnet.ImpactNone)
+	c = vnet.NewChange(vnet.PartRouter, "floatingip", b.ID, true, true)
+	c.Differ("router", a.RouterID, b.RouterID, vnet.ImpactObject)
+	c.Differ("floating_ip", a.FloatingIP, b.FloatingIP, vnet.ImpactObject)
+	c.Differ("fixed_ip", a.FixedIP, b.FixedIP, vnet.ImpactObject)
+	c.Differ("port", a.PortID, b.PortID, vnet.ImpactNone)
+	c.Differ("external_mac", a.ExternalMAC, b.ExternalMAC, vnet.ImpactNone)
 	return c, len(c.Diff) > 0
 }
 
@@ -153,14 +113,14 @@ func DiffPortForward(a, b *PortForward) (c vnet.Change, ok bool) {
 	case a == nil && b == nil:
 		return c, false
 	case b == nil:
-		return change("portforward", a.ID, false, true), true
+		return vnet.NewChange(vnet.PartRouter, "portforward", a.ID, true, false), true
 	case a == nil:
-		c = change("portforward", b.ID, true, false)
+		c = vnet.NewChange(vnet.PartRouter, "portforward", b.ID, false, true)
 		c.Diff = []string{show(b)}
 		return c, true
 	}
-	c = change("portforward", b.ID, false, false)
-	differ(&c, "router", a.RouterID, b.RouterID, vnet.ImpactObject)
-	differ(&c, "forward", show(a), show(b), vnet.ImpactObject)
+	c = vnet.NewChange(vnet.PartRouter, "portforward", b.ID, true, true)
+	c.Differ("router", a.RouterID, b.RouterID, vnet.ImpactObject)
+	c.Differ("forward", show(a), show(b), vnet.ImpactObject)
 	return c, len(c.Diff) > 0
 }

@@ -15,44 +15,14 @@ import (
 func Diff(old, want State) []vnet.Change {
 	old, want = old.Canonical(), want.Canonical()
 	var out, gone []vnet.Change
-	out = append(out, compare(old.AddressGroups, want.AddressGroups, func(a AddressGroup) string { return a.ID }, DiffAddressGroup, &gone)...)
-	out = append(out, compare(old.Groups, want.Groups, func(g Group) string { return g.ID }, DiffGroup, &gone)...)
-	out = append(out, compare(old.Ports, want.Ports, func(p Port) string { return p.ID }, DiffPort, &gone)...)
-	slices.Reverse(gone)
+	add := func(changes, g []vnet.Change) {
+		out = append(out, changes...)
+		gone = append(g, gone...)
+	}
+	add(vnet.Compare(old.AddressGroups, want.AddressGroups, func(a AddressGroup) string { return a.ID }, DiffAddressGroup))
+	add(vnet.Compare(old.Groups, want.Groups, func(g Group) string { return g.ID }, DiffGroup))
+	add(vnet.Compare(old.Ports, want.Ports, func(p Port) string { return p.ID }, DiffPort))
 	return append(out, gone...)
-}
-
-func compare[T any](old, want []T, id func(T) string, diff func(a, b *T) (vnet.Change, bool), gone *[]vnet.Change) []vnet.Change {
-	was := make(map[string]*T, len(old))
-	for i := range old {
-		was[id(old[i])] = &old[i]
-	}
-	var out []vnet.Change
-	for i := range want {
-		k := id(want[i])
-		if c, ok := diff(was[k], &want[i]); ok {
-			out = append(out, c)
-		}
-		delete(was, k)
-	}
-	for i := range old {
-		if _, ok := was[id(old[i])]; ok {
-			c, _ := diff(&old[i], nil)
-			*gone = append(*gone, c)
-		}
-	}
-	return out
-}
-
-func change(kind, id string, isNew, isGone bool) vnet.Change {
-	c := vnet.Change{Verb: vnet.Update, Part: vnet.PartSecGroup, Kind: kind, ID: id, Impact: vnet.ImpactNone}
-	switch {
-	case isNew:
-		c.Verb = vnet.Create
-	case isGone:
-		c.Verb, c.Impact = vnet.Delete, vnet.ImpactObject
-	}
-	return c
 }
 
 // DiffGroup returns the change from a to b, either of which may be nil
@@ -62,12 +32,12 @@ func DiffGroup(a, b *Group) (c vnet.Change, ok bool) {
 	case a == nil && b == nil:
 		return c, false
 	case b == nil:
-		return change("group", a.ID, false, true), true
+		return vnet.NewChange(vnet.PartSecGroup, "group", a.ID, true, false), true
 	case a == nil:
-		c = change("group", b.ID, true, false)
+		c = vnet.NewChange(vnet.PartSecGroup, "group", b.ID, false, true)
 		a = &Group{ID: b.ID}
 	default:
-		c = change("group", b.ID, false, false)
+		c = vnet.NewChange(vnet.PartSecGroup, "group", b.ID, true, true)
 	}
 	if a.Stateless != b.Stateless {
 		c.Diff = append(c.Diff, fmt.Sprintf("stateless: %t -> %t", a.Stateless, b.Stateless))
@@ -103,12 +73,12 @@ func DiffAddressGroup(a, b *AddressGroup) (c vnet.Change, ok bool) {
 	case a == nil && b == nil:
 		return c, false
 	case b == nil:
-		return change("addressgroup", a.ID, false, true), true
+		return vnet.NewChange(vnet.PartSecGroup, "addressgroup", a.ID, true, false), true
 	case a == nil:
-		c = change("addressgroup", b.ID, true, false)
+		c = vnet.NewChange(vnet.PartSecGroup, "addressgroup", b.ID, false, true)
 		a = &AddressGroup{}
 	default:
-		c = change("addressgroup", b.ID, false, false)
+		c = vnet.NewChange(vnet.PartSecGroup, "addressgroup", b.ID, true, true)
 	}
 	list(&c, "addresses", texts(a.Prefixes), texts(b.Prefixes))
 	return c, c.Verb != vnet.Update || len(c.Diff) > 0
@@ -121,11 +91,11 @@ func DiffPort(a, b *Port) (vnet.Change, bool) {
 	case a == nil && b == nil:
 		return c, false
 	case b == nil:
-		return change("port", a.ID, false, true), true
+		return vnet.NewChange(vnet.PartSecGroup, "port", a.ID, true, false), true
 	case a == nil:
-		return change("port", b.ID, true, false), true
+		return vnet.NewChange(vnet.PartSecGroup, "port", b.ID, false, true), true
 	}
-	c = change("port", b.ID, false, false)
+	c = vnet.NewChange(vnet.PartSecGroup, "port", b.ID, true, true)
 	one := func(field, x, y string) {
 		if x != y {
 			c.Diff = append(c.Diff, fmt.Sprintf("%s: %s -> %s", field, orNone(x), orNone(y)))
