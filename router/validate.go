@@ -44,6 +44,10 @@ func checkAddrs(field string, addrs []netip.Prefix) (errs []error) {
 			errs = append(errs, bad(at, p, "is link-local, which the router has by itself"))
 		case p.Addr().Is4() && p.Bits() < 31 && p.Masked().Addr() == p.Addr():
 			errs = append(errs, bad(at, p, "is the subnet and not an address in it"))
+		case p.Addr().Is4() && p.Bits() < 31 && !p.Contains(p.Addr().Next()):
+			errs = append(errs, bad(at, p, "is the broadcast address of its subnet"))
+		case p.Addr().IsLoopback() || p.Bits() == 0:
+			errs = append(errs, bad(at, p, "is not the address of a host on a network"))
 		}
 	}
 	return errs
@@ -181,6 +185,14 @@ func (r Router) Validate() error {
 			errs = append(errs, bad(at+".nexthop", x.NextHop, "is not an address of the destination's family"))
 		case !slices.ContainsFunc(nets, func(p netip.Prefix) bool { return p.Contains(x.NextHop) }):
 			errs = append(errs, bad(at+".nexthop", x.NextHop, "is on no attached network"))
+		case x.Destination.Addr().IsMulticast() || x.Destination.Addr().IsLoopback():
+			errs = append(errs, bad(at+".destination", x.Destination, "cannot be routed"))
+		case x.NextHop.Is6() && x.NextHop.IsLinkLocalUnicast():
+			errs = append(errs, bad(at+".nexthop", x.NextHop, "is link-local, which is on no network in particular"))
+		case slices.ContainsFunc(r.addresses(), func(p netip.Prefix) bool { return p.Addr() == x.NextHop }):
+			errs = append(errs, bad(at+".nexthop", x.NextHop, "is the router's own address"))
+		case slices.Contains(nets, x.Destination):
+			errs = append(errs, bad(at+".destination", x.Destination, "is an attached subnet"))
 		case slices.Contains(r.Routes[:i], x):
 			errs = append(errs, bad(at, x.Destination, "is there twice"))
 		}
@@ -204,6 +216,9 @@ func (f FloatingIP) Validate() error {
 	}
 	if f.PortID != "" {
 		errs = append(errs, vnet.CheckID("port_id", f.PortID))
+	}
+	if !f.ExternalMAC.IsZero() && !f.ExternalMAC.IsUnicast() {
+		errs = append(errs, bad("external_mac", f.ExternalMAC, "is a group address"))
 	}
 	return errors.Join(errs...)
 }
@@ -234,6 +249,9 @@ func (f PortForward) Validate() error {
 			errs = append(errs, bad(x.field, x.a, "is not an IPv4 unicast address"))
 		}
 	}
+	if f.ExternalIP == f.InternalIP && f.InternalIP.IsValid() {
+		errs = append(errs, bad("internal_ip", f.InternalIP, "is the external IP itself"))
+	}
 	ranges := true
 	for _, x := range []struct {
 		field string
@@ -261,6 +279,12 @@ func (s State) Validate() error {
 	var errs []error
 	routers := map[string]*Router{}
 	ports := map[string]string{}
+	type place struct {
+		network string
+		addr    netip.Addr
+	}
+	// Whose an address or a MAC on a network is, by router id.
+	holder, macs := map[place]string{}, map[string]string{}
 	for i := range s.Routers {
 		r := &s.Routers[i]
 		at := fmt.Sprintf("routers[%d]", i)
@@ -276,61 +300,102 @@ func (s State) Validate() error {
 			}
 			ports[p], own[p] = r.ID, true
 		}
+		hold := func(network string, mac vnet.MAC, addrs []netip.Prefix) {
+			k := network + " " + mac.String()
+			if other, ok := macs[k]; ok && !mac.IsZero() {
+				errs = append(errs, bad(at, mac, "is that of a port of router "+other+" on network "+network+" too"))
+			}
+			macs[k] = r.ID
+			for _, p := range addrs {
+				here := place{network, p.Addr()}
+				if other, ok := holder[here]; ok && other != r.ID {
+					errs = append(errs, bad(at, p.Addr(), "is that of router "+other+" on network "+network+" too"))
+				}
+				holder[here] = r.ID
+			}
+		}
+		for _, x := range r.Interfaces {
+			hold(x.NetworkID, x.MAC, x.Addresses)
+		}
+		if g := r.Gateway; g != nil {
+			hold(g.NetworkID, g.MAC, g.Addresses)
+		}
 	}
-	gateway := func(at, id string) {
+	gateway := func(at, id string) bool {
 		switch r := routers[id]; {
 		case r == nil:
 			errs = append(errs, bad(at+".router_id", id, "is no router of the state"))
 		case r.Gateway == nil:
 			errs = append(errs, bad(at+".router_id", id, "has no gateway"))
+		default:
+			return true
 		}
+		return false
 	}
-	ids, ext, fixed := map[string]bool{}, map[netip.Addr]string{}, map[string]string{}
+	ids, ext, fixed := map[string]bool{}, map[place]string{}, map[string]string{}
 	for i, f := range s.FloatingIPs {
 		at := fmt.Sprintf("floating_ips[%d]", i)
 		errs = append(errs, vnet.In(at, f.Validate()))
-		gateway(at, f.RouterID)
 		if ids[f.ID] {
 			errs = append(errs, bad(at+".id", f.ID, "is there twice"))
 		}
 		ids[f.ID] = true
-		if other, ok := ext[f.FloatingIP]; ok {
+		if !gateway(at, f.RouterID) {
+			continue
+		}
+		r := routers[f.RouterID]
+		errs = append(errs, vnet.In(at, r.CheckFloatingIP(f)))
+		here := place{r.Gateway.NetworkID, f.FloatingIP}
+		if other, ok := ext[here]; ok {
 			errs = append(errs, bad(at+".floating_ip", f.FloatingIP, "is that of floating IP "+other))
 		}
-		ext[f.FloatingIP] = f.ID
+		ext[here] = f.ID
+		if other, ok := holder[here]; ok && other != f.RouterID {
+			errs = append(errs, bad(at+".floating_ip", f.FloatingIP, "is that of router "+other+" on network "+here.network))
+		}
 		k := f.RouterID + " " + f.FixedIP.String()
 		if other, ok := fixed[k]; ok {
 			errs = append(errs, bad(at+".fixed_ip", f.FixedIP, "has floating IP "+other+" already"))
 		}
 		fixed[k] = f.ID
-		if r := routers[f.RouterID]; r != nil && r.Gateway != nil && slices.ContainsFunc(r.Gateway.Addresses, func(p netip.Prefix) bool { return p.Addr() == f.FloatingIP }) {
-			errs = append(errs, bad(at+".floating_ip", f.FloatingIP, "is the gateway's own address"))
-		}
 	}
 	clear(ids)
 	type end struct {
-		ip    netip.Addr
+		place
 		proto string
 		port  uint16
 	}
 	taken := map[end]string{}
+	user := map[place]string{} // the router whose forwards use an address
 	for i, f := range s.PortForwards {
 		at := fmt.Sprintf("port_forwards[%d]", i)
 		err := f.Validate()
 		errs = append(errs, vnet.In(at, err))
-		gateway(at, f.RouterID)
 		if ids[f.ID] {
 			errs = append(errs, bad(at+".id", f.ID, "is there twice"))
 		}
 		ids[f.ID] = true
-		if other, ok := ext[f.ExternalIP]; ok {
-			errs = append(errs, bad(at+".external_ip", f.ExternalIP, "is floating IP "+other+", all of which goes to one address"))
-		}
-		if err != nil {
+		if !gateway(at, f.RouterID) || err != nil {
 			continue
 		}
+		r := routers[f.RouterID]
+		errs = append(errs, vnet.In(at, r.CheckPortForward(f)))
+		here := place{r.Gateway.NetworkID, f.ExternalIP}
+		if other, ok := ext[here]; ok {
+			errs = append(errs, bad(at+".external_ip", f.ExternalIP, "is floating IP "+other+", all of which goes to one address"))
+			continue
+		}
+		other, ok := holder[here]
+		if !ok {
+			other, ok = user[here]
+		}
+		if ok && other != f.RouterID {
+			errs = append(errs, bad(at+".external_ip", f.ExternalIP, "is that of router "+other+" on network "+here.network))
+			continue
+		}
+		user[here] = f.RouterID
 		for n := range f.ExternalPort.Len() {
-			e := end{f.ExternalIP, f.Protocol, f.ExternalPort.First + uint16(n)}
+			e := end{here, f.Protocol, f.ExternalPort.First + uint16(n)}
 			if other, ok := taken[e]; ok {
 				errs = append(errs, bad(at+".external_port", e.port, "is that of port forward "+other))
 				break
@@ -339,6 +404,67 @@ func (s State) Validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// behind is an error when r cannot translate to a: its own, or in no subnet of
+// an interface and no extra route.
+func (r Router) behind(field string, a netip.Addr) error {
+	if slices.ContainsFunc(r.addresses(), func(p netip.Prefix) bool { return p.Addr() == a }) {
+		return bad(field, a, "is router "+r.ID+"'s own address")
+	}
+	for _, i := range r.Interfaces {
+		if slices.ContainsFunc(i.Addresses, func(p netip.Prefix) bool { return p.Contains(a) }) {
+			return nil
+		}
+	}
+	if slices.ContainsFunc(r.Routes, func(x Route) bool { return x.Destination.Contains(a) }) {
+		return nil
+	}
+	return bad(field, a, "is in no subnet and no route behind router "+r.ID)
+}
+
+// outside is an error when a is in a subnet of an interface of r.
+func (r Router) outside(field string, a netip.Addr) error {
+	for _, i := range r.Interfaces {
+		for _, p := range i.Addresses {
+			if p.Contains(a) {
+				return bad(field, a, "is in "+p.Masked().String()+", which is behind router "+r.ID)
+			}
+		}
+	}
+	return nil
+}
+
+func (r Router) addresses() (out []netip.Prefix) {
+	for _, i := range r.Interfaces {
+		out = append(out, i.Addresses...)
+	}
+	if r.Gateway != nil {
+		out = append(out, r.Gateway.Addresses...)
+	}
+	return out
+}
+
+// CheckFloatingIP is why r cannot carry f, nil when it can: for backends that
+// are given one object at a time. Of what else is on r it knows nothing.
+func (r Router) CheckFloatingIP(f FloatingIP) error {
+	if r.Gateway == nil {
+		return bad("router_id", f.RouterID, "has no gateway")
+	}
+	errs := []error{r.outside("floating_ip", f.FloatingIP), r.behind("fixed_ip", f.FixedIP)}
+	if slices.ContainsFunc(r.Gateway.Addresses, func(p netip.Prefix) bool { return p.Addr() == f.FloatingIP }) {
+		errs = append(errs, bad("floating_ip", f.FloatingIP, "is the gateway's own address"))
+	}
+	return errors.Join(errs...)
+}
+
+// CheckPortForward is [Router.CheckFloatingIP] for a forward, whose external
+// address may be the gateway's own.
+func (r Router) CheckPortForward(f PortForward) error {
+	if r.Gateway == nil {
+		return bad("router_id", f.RouterID, "has no gateway")
+	}
+	return errors.Join(r.outside("external_ip", f.ExternalIP), r.behind("internal_ip", f.InternalIP))
 }
 
 // ports are the ids of all ports of r.

@@ -258,7 +258,7 @@ func (a advert) message(lifetime time.Duration) *ndp.RouterAdvertisement {
 	m := &ndp.RouterAdvertisement{
 		CurrentHopLimit:      64,
 		ManagedConfiguration: a.ra.Mode == router.DHCPv6Stateful,
-		OtherConfiguration:   a.ra.Mode != router.SLAAC,
+		OtherConfiguration:   a.ra.Mode == router.DHCPv6Stateless,
 		RouterLifetime:       min(lifetime, 9000*time.Second),
 		Options:              []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Source, Addr: a.mac.HardwareAddr()}},
 	}

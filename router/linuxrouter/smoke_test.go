@@ -89,7 +89,9 @@ func TestRouterRoutesAndTranslates(t *testing.T) {
 	require.NoError(t, s.vm.Ping("10.0.0.1", 2))
 	cap := s.ext.Capture("eth0")
 	require.NoError(t, s.vm.Ping("203.0.113.1", 2))
-	cap.Wait(time.Second, func(f lab.Frame) bool { return f.Proto == lab.ICMP && f.Src == netip.MustParseAddr("203.0.113.2") && f.TTL == 63 })
+	cap.Wait(time.Second, func(f lab.Frame) bool {
+		return f.Proto == lab.ICMP && f.Src == netip.MustParseAddr("203.0.113.2") && f.TTL == 63
+	})
 	require.NoError(t, s.vm.Ping("2001:db8:2::1", 2))
 
 	// A floating IP, both ways and to itself.
@@ -125,7 +127,9 @@ func TestRouterRoutesAndTranslates(t *testing.T) {
 	require.NoError(t, again.EnsurePortForward(ctx, pf))
 	vmcap := s.vm.Capture("eth0")
 	s.ext.Inject("eth0", lab.Frame{SrcMAC: s.ext.MAC("eth0"), DstMAC: r1.Gateway.MAC, Src: netip.MustParseAddr("203.0.113.1"), Dst: pf.ExternalIP, Proto: lab.TCP, SrcPort: 999, DstPort: 2222, Flags: lab.SYN}.Bytes())
-	vmcap.Wait(time.Second, func(f lab.Frame) bool { return f.DstPort == 22 && f.Dst == pf.InternalIP && f.Src == netip.MustParseAddr("203.0.113.1") })
+	vmcap.Wait(time.Second, func(f lab.Frame) bool {
+		return f.DstPort == 22 && f.Dst == pf.InternalIP && f.Src == netip.MustParseAddr("203.0.113.1")
+	})
 	require.NoError(t, again.DeletePortForward(ctx, "p1"))
 
 	require.ErrorIs(t, again.DeleteRouter(ctx, "r1"), vnet.ErrInUse)
