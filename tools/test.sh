@@ -13,14 +13,25 @@ run() { # run FOLDER ARGS...
 	if grep -qE '^(--- FAIL|[[:space:]]+--- FAIL|FAIL|panic:|.*\[build failed\])' "$log"; then
 		status=1
 		echo "---- output of what failed"
-		awk '/^=== RUN/ {if (fail) printf "%s", buf; buf=""; fail=0} {buf = buf $0 "\n"} /--- FAIL|^FAIL|^panic:|build failed|cannot|\.go:[0-9]+:[0-9]+:/ {fail=1} END {if (fail) printf "%s", buf}' "$log" | tail -n 400
+		awk 'NR == FNR { if ($0 ~ /--- FAIL: /) { sub(/.*--- FAIL: /, ""); failed[$1] = 1 } next }
+			/^=== (RUN|CONT|NAME)/ { show = $3 in failed }
+			/--- FAIL: / || /^FAIL|^panic:|^# |build failed|^[^ ]+\.go:[0-9]+:[0-9]+: / || show' "$log" "$log" | tail -n 400
 	fi
 	if grep -E '^[[:space:]]*--- SKIP' "$log"; then
 		echo "skipped tests: they should have run"
 		status=1
 	fi
 }
+guests() { # the packages of this folder with tests that need the guest, which is too slow for the race detector
+	git grep -lE '^func TestGuest' -- '*_test.go' ':!examples' | xargs -n 1 dirname | sort -u | sed 's|^|./|'
+}
 for m in "$@"; do
-	run "$m" -p 2 ./...
+	case $m in
+	.)
+		run . -p 2 -race -skip '^TestGuest' ./...
+		run . -p 1 -run '^TestGuest' $(guests)
+		;;
+	*) run "$m" -p 1 ./... ;;
+	esac
 done
 exit $status
