@@ -21,6 +21,7 @@ need udhcpc /sbin/udhcpc
 need isc-dhcp-client dhclient
 need dhcpcd5 dhcpcd
 need ndisc6 rdisc6
+need cloud-init /usr/lib/python3/dist-packages/cloudinit/version.py # its readers, as clients of the metadata service
 # The guest with a Debian kernel (internal/lab).
 need busybox-static /bin/busybox
 need kmod modprobe
