@@ -29,11 +29,17 @@ type Packet struct {
 	TTL              uint8 // zero: 64
 	// Middle: a TCP segment that is no SYN, as from the middle of a stream.
 	Middle bool
+	// EtherType makes it a frame that is neither IP nor ARP, 0x8100 for one with
+	// an 802.1Q tag; only the MACs count, and DstMAC is needed.
+	EtherType uint16
 	// ARP makes it an ARP packet; only the MACs and ARP count.
 	ARP *ARP
 	// Target of a neighbour solicitation or advertisement (ICMPv6 135, 136).
 	Target netip.Addr
 }
+
+// isIP reports whether k has IP addresses that count.
+func (k Packet) isIP() bool { return k.ARP == nil && k.EtherType == 0 }
 
 // opens reports whether k can be the first packet of a connection: TCP opens
 // by SYN (RFC 9293, 3.5), ICMP by queries (RFC 792, RFC 950; RFC 4443), the rest
@@ -59,6 +65,9 @@ type ARP struct {
 func (p Packet) String() string {
 	if p.ARP != nil {
 		return fmt.Sprintf("%s: arp from %s %s", p.From, p.ARP.SenderMAC, p.ARP.SenderIP)
+	}
+	if p.EtherType != 0 {
+		return fmt.Sprintf("%s: ethertype %#04x to %s", p.From, p.EtherType, p.DstMAC)
 	}
 	s := fmt.Sprintf("%s: %s > %s", p.From, p.Src, p.Dst)
 	switch p.Proto {

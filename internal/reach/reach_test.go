@@ -226,3 +226,97 @@ func TestWhatOpensNoConnection(t *testing.T) {
 	k.Middle = true
 	require.Equal(t, "egress rules", m.Send(k).Drops[0].Stage)
 }
+
+// What package secgroup says under "Port security", line by line, for a port
+// without groups (no rules help it) and what is sent to it.
+func TestPortSecurity(t *testing.T) {
+	w := world()
+	for i := range w.SecGroup.Ports {
+		w.SecGroup.Ports[i].Groups = nil
+	}
+	shared := vnet.MAC{2, 0, 0, 0, 9, 9}
+	w.SecGroup.Ports[0].AllowedPairs = []secgroup.AddressPair{{Prefix: pfx("10.0.0.128/25")}, {MAC: shared, Prefix: pfx("10.0.0.100/32")}}
+	m, err := New(w)
+	require.NoError(t, err)
+	own, ll := w.Overlay.Ports[0].MAC, w.Overlay.Ports[0].MAC.LinkLocal()
+	to := w.Overlay.Ports[1].MAC
+	all := ip("ff02::1")
+	arp := func(mac, sha vnet.MAC, spa string) Packet {
+		return Packet{SrcMAC: mac, ARP: &ARP{SenderMAC: sha, SenderIP: ip(spa)}, DstMAC: to}
+	}
+	icmp6 := func(src netip.Addr, kind uint8, target string) Packet {
+		k := Packet{Src: src, Dst: all, Proto: ICMPv6, ICMPType: kind}
+		if target != "" {
+			k.Target = ip(target)
+		}
+		return k
+	}
+	udp := func(src, dst string, from, port uint16) Packet {
+		return Packet{Src: ip(src), Dst: ip(dst), Proto: UDP, SrcPort: from, DstPort: port, DstMAC: to}
+	}
+	for _, c := range []struct {
+		says string
+		k    Packet
+		pass bool
+	}{
+		{"ARP for its own address", arp(own, own, "10.0.0.5"), true},
+		{"ARP probe", arp(own, own, "0.0.0.0"), true},
+		{"ARP for another's address", arp(own, own, "10.0.0.6"), false},
+		{"ARP for an address of an allowed prefix", arp(own, own, "10.0.0.200"), true},
+		{"ARP from a pair's MAC for the pair's address", arp(shared, shared, "10.0.0.100"), true},
+		{"ARP from a pair's MAC for another address of the port", arp(shared, shared, "10.0.0.5"), false},
+		{"ARP whose sender is not the frame's", arp(own, mac(0x66), "10.0.0.5"), false},
+		{"a MAC that is not its own", Packet{SrcMAC: mac(0x66), EtherType: 0x88cc, DstMAC: to}, false},
+		{"a frame that is neither ARP nor IP", Packet{EtherType: 0x88cc, DstMAC: to}, false},
+		{"a tagged frame", Packet{EtherType: 0x8100, DstMAC: to}, false},
+		{"a solicitation", icmp6(ll, 135, "2001:db8:1::6"), true},
+		{"duplicate address detection", icmp6(ip("::"), 135, "2001:db8:1::5"), true},
+		{"an advertisement of its own address", icmp6(ll, 136, "2001:db8:1::5"), true},
+		{"an advertisement of another's", icmp6(ll, 136, "2001:db8:1::6"), false},
+		{"an advertisement of nothing", icmp6(ll, 136, ""), false},
+		{"a router solicitation", icmp6(ip("::"), 133, ""), true},
+		{"a router advertisement", icmp6(ll, 134, ""), false},
+		{"a first listener report", icmp6(ip("::"), 143, ""), true},
+		{"a listener report", icmp6(ll, 131, ""), true},
+		{"a listener query, which is for the rules", icmp6(ll, 130, ""), false},
+		{"a ping from the unspecified address", icmp6(ip("::"), 128, ""), false},
+		{"a solicitation from another's address", icmp6(ip("fe80::1"), 135, "2001:db8:1::6"), false},
+		{"a DHCP request, which only the rules of the receiver stop", udp("0.0.0.0", "255.255.255.255", 68, 67), false},
+		{"a DHCP answer", udp("10.0.0.5", "255.255.255.255", 67, 68), false},
+		{"a datagram from nowhere", udp("0.0.0.0", "10.0.0.6", 1, 2), false},
+		{"DHCPv6 as a server", udp(ll.String(), "ff02::1:2", 547, 546), false},
+	} {
+		c.k.From = "red1"
+		v := m.Send(c.k)
+		require.Equal(t, c.pass, v.OK(), "%s: %s", c.says, v.Explain())
+		if !c.pass {
+			require.NotEmpty(t, v.Why(), c.says)
+		}
+	}
+	// Towards the port, from one without port security.
+	w.SecGroup.Ports[1].DisablePortSecurity = true
+	m, err = New(w)
+	require.NoError(t, err)
+	for _, c := range []struct {
+		says string
+		k    Packet
+		pass bool
+	}{
+		{"a DHCP answer", udp("10.0.0.2", "10.0.0.5", 67, 68), true},
+		{"a DHCPv6 answer", udp("fe80::2", ll.String(), 547, 546), true},
+		{"a DHCP request", udp("10.0.0.2", "10.0.0.5", 68, 67), false},
+		{"a router advertisement", icmp6(ip("fe80::2"), 134, ""), true},
+		{"a router solicitation", icmp6(ip("fe80::2"), 133, ""), true},
+		{"a listener query", icmp6(ip("fe80::2"), 130, ""), true},
+		{"a redirect", icmp6(ip("fe80::2"), 137, ""), false},
+		{"a frame that is neither ARP nor IP", Packet{EtherType: 0x88cc}, false},
+		{"ARP, whoever speaks", arp(mac(0x66), mac(0x67), "10.0.0.77"), true},
+	} {
+		c.k.From = "red2"
+		if !c.k.Dst.IsValid() || !c.k.Dst.IsMulticast() {
+			c.k.DstMAC = own
+		}
+		v := m.Send(c.k)
+		require.Equal(t, c.pass, v.OK(), "%s: %s", c.says, v.Explain())
+	}
+}

@@ -41,7 +41,7 @@ func (m *Model) matches(r secgroup.Rule, d secgroup.Direction, k Packet, remote 
 	if r.Direction != d || (r.Ethertype == secgroup.IPv4) != k.Dst.Is4() {
 		return false
 	}
-	if r.Protocol != "" {
+	if r.Protocol != "" && !strings.EqualFold(r.Protocol, "any") {
 		num, known := protocols[strings.ToLower(r.Protocol)]
 		if !known {
 			n, err := strconv.ParseUint(r.Protocol, 10, 8)
@@ -133,6 +133,9 @@ func always(k Packet, d secgroup.Direction) (string, bool) {
 	return "", false
 }
 
+// isMLDReport reports whether an ICMPv6 type is what listeners say (RFC 2710, RFC 3810).
+func isMLDReport(t uint8) bool { return t == 131 || t == 132 || t == 143 }
+
 // spoofed says what port security has against a packet; "" is nothing.
 func spoofed(p *secgroup.Port, k Packet) string {
 	if !usesMAC(p, k.SrcMAC) {
@@ -149,6 +152,9 @@ func spoofed(p *secgroup.Port, k Packet) string {
 		}
 		return ""
 	}
+	if !k.isIP() {
+		return fmt.Sprintf("a frame of type %#04x is neither ARP nor IP", k.EtherType)
+	}
 	v6 := k.Dst.Is6()
 	switch {
 	case k.Proto == UDP && (!v6 && k.SrcPort == 67 && k.DstPort == 68 || v6 && k.SrcPort == 547 && k.DstPort == 546):
@@ -162,7 +168,7 @@ func spoofed(p *secgroup.Port, k Packet) string {
 	case !mayUse(p, k.SrcMAC, k.Src):
 		return fmt.Sprintf("source address %s is not the port's", k.Src)
 	}
-	if v6 && k.Proto == ICMPv6 && k.ICMPType == 136 && k.Target.IsValid() && !mayUse(p, k.SrcMAC, k.Target) {
+	if v6 && k.Proto == ICMPv6 && k.ICMPType == 136 && !mayUse(p, k.SrcMAC, k.Target) {
 		return fmt.Sprintf("advertised address %s is not the port's", k.Target)
 	}
 	return ""

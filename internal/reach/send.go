@@ -18,6 +18,9 @@ const maxHops = 16
 func (m *Model) Send(k Packet) Verdict {
 	w := m.walk()
 	w.leave(k)
+	if !w.v.OK() && len(w.v.Drops) == 0 {
+		w.drop("network", k.From, "nobody there takes it")
+	}
 	return w.v
 }
 
@@ -219,7 +222,11 @@ func (w *walk) leave(k Packet) {
 	}
 	n := w.m.nets[x.network]
 	var hop netip.Addr
-	if k.ARP == nil && k.DstMAC.IsZero() && !k.Dst.IsMulticast() {
+	if k.EtherType != 0 && k.DstMAC.IsZero() {
+		w.drop("sender", x.name(), "a frame that is not IP needs a destination MAC")
+		return
+	}
+	if k.isIP() && k.DstMAC.IsZero() && !k.Dst.IsMulticast() {
 		if w.m.service(n, k.Dst) { // the route to it by option 121, or the gateway's
 			hop = k.Dst
 		} else if hop, ok = x.next(k.Dst); !ok {
@@ -365,13 +372,13 @@ func (w *walk) enter(n *overlay.Network, e endpoint, k Packet) {
 	switch e.kind {
 	case "station":
 		s := w.m.stations[e.id]
-		if s.Forwards && k.ARP == nil && !k.Dst.IsMulticast() && !slices.Contains(e.ips, k.Dst) {
+		if s.Forwards && k.isIP() && !k.Dst.IsMulticast() && !slices.Contains(e.ips, k.Dst) {
 			w.forward(n, e, k)
 			return
 		}
 		w.arrive(e, k)
 	case "metadata":
-		if slices.Contains(e.ips, k.Dst) {
+		if k.isIP() && slices.Contains(e.ips, k.Dst) {
 			w.arrive(e, k)
 		}
 	case "port":
@@ -385,12 +392,15 @@ func (w *walk) enter(n *overlay.Network, e endpoint, k Packet) {
 			w.drop("port security", e.name(), "it wants filtering and has not been filled")
 			return
 		case s == nil, s.DisablePortSecurity, k.ARP != nil:
+		case !k.isIP():
+			w.drop("port security", e.name(), "a frame of type %#04x is neither ARP nor IP", k.EtherType)
+			return
 		case !w.judge(s, secgroup.Ingress, k, k.Src):
 			return
 		}
 		w.arrive(e, k)
 	case "router":
-		if k.ARP == nil && !k.Dst.IsMulticast() {
+		if k.isIP() && !k.Dst.IsMulticast() {
 			w.route(w.m.routers[e.id], e.side, k)
 		}
 	}
@@ -415,7 +425,7 @@ func (w *walk) forward(n *overlay.Network, e endpoint, k Packet) {
 }
 
 func (w *walk) arrive(e endpoint, k Packet) {
-	foreign := k.ARP == nil && !k.Dst.IsMulticast() && !slices.Contains(e.ips, k.Dst) && k.Dst != e.mac.LinkLocal()
+	foreign := k.isIP() && !k.Dst.IsMulticast() && !slices.Contains(e.ips, k.Dst) && k.Dst != e.mac.LinkLocal()
 	w.v.Arrivals = append(w.v.Arrivals, Arrival{Kind: e.kind, ID: e.id, Packet: k, AnySrcPort: w.translated(), Foreign: foreign})
 }
 
