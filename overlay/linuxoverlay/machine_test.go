@@ -19,6 +19,7 @@ type machine struct {
 	*lab.Host
 	owner vnet.Owner
 	o     linux.Options
+	leave bool // what is in the host's namespace goes with that, at once
 
 	mu    sync.Mutex
 	hosts []*linux.Host
@@ -71,7 +72,10 @@ func machines(t testing.TB, n int, change func(*lab.Lab, *machine)) (*lab.Lab, [
 		}
 		out = append(out, m)
 		t.Cleanup(func() {
-			if err := m.open(t).Cleanup(context.Background()); err != nil {
+			if m.leave {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+			} else if err := m.open(t).Cleanup(context.Background()); err != nil {
 				t.Errorf("cleanup of %s: %v", m.o.Name, err)
 			}
 			for _, h := range m.hosts {

@@ -26,6 +26,7 @@ type memory struct {
 	// found is what was there of a network's remote ports when this process
 	// first asked: entries of a process before, whose ids are not known yet.
 	found map[string]standing
+	under int // index of the device that has the tunnel address; 0: not looked for
 }
 
 func newMemory() *memory {
@@ -106,6 +107,7 @@ type snapshot struct {
 	byIndex map[int]*rtnl.Link
 	ports   map[int][]rtnl.Link // by index of the bridge
 	entries map[string]linux.PortEntry
+	under   int // see Backend.underlay
 }
 
 // whole returns a backend that looks things up in one reading of everything.
@@ -176,19 +178,39 @@ func (b *Backend) entry(ctx context.Context, id string) (linux.PortEntry, error)
 	return e, err
 }
 
-// underlay returns the device that has the tunnel address.
-func (b *Backend) underlay() (*rtnl.Link, error) {
+// underlay returns the device that has the tunnel address. Looking for it is
+// looking at the addresses of all devices, so it is done once for a network or
+// a state; a port takes the device that was found last.
+func (b *Backend) underlay(anew bool) (*rtnl.Link, error) {
 	rt := b.h.NS().RTNL()
+	b.m.mu.Lock()
+	index := b.m.under
+	b.m.mu.Unlock()
+	if b.snap != nil && b.snap.under == 0 {
+		anew = true
+	}
+	if index != 0 && (!anew || b.snap != nil && b.snap.under == index) {
+		if l, err := rt.LinkByIndex(index); err == nil {
+			return &l, nil
+		}
+	}
 	ip := b.h.Options().TunnelIP
 	addrs, err := rt.Addrs("")
 	if err != nil {
 		return nil, err
 	}
 	for _, a := range addrs {
-		if a.Prefix.Addr() == ip {
-			l, err := rt.LinkByIndex(a.Index)
-			return &l, err
+		if a.Prefix.Addr() != ip {
+			continue
 		}
+		b.m.mu.Lock()
+		b.m.under = a.Index
+		b.m.mu.Unlock()
+		if b.snap != nil {
+			b.snap.under = a.Index
+		}
+		l, err := rt.LinkByIndex(a.Index)
+		return &l, err
 	}
 	return nil, fmt.Errorf("no device of host %s has the tunnel address %s: %w", b.h.Name(), ip, vnet.ErrNotFound)
 }

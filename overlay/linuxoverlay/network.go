@@ -60,12 +60,13 @@ func tunnelPort(f overlay.Flooding) rtnl.Port {
 	}
 }
 
-// mtu is the network's MTU on this host.
-func (b *Backend) mtu(n overlay.Network) (int, error) {
+// mtu is the network's MTU on this host; anew says that the underlay is to be
+// looked at again.
+func (b *Backend) mtu(n overlay.Network, anew bool) (int, error) {
 	under := 1500
 	switch {
 	case n.Segment.Type.Tunnel():
-		dev, err := b.underlay()
+		dev, err := b.underlay(anew)
 		if err != nil {
 			return 0, err
 		}
@@ -109,7 +110,7 @@ func (b *Backend) networkSteps(ctx context.Context, n overlay.Network) ([]linux.
 	if err := b.supported(ctx, n.Segment.Type); err != nil {
 		return nil, err
 	}
-	mtu, err := b.mtu(n)
+	mtu, err := b.mtu(n, true)
 	if err != nil {
 		return nil, err
 	}

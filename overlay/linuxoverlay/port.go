@@ -91,7 +91,7 @@ func (b *Backend) pluggedSteps(ctx context.Context, w *work, p overlay.Port, dev
 		}
 		mtu := dev.MTU
 		if ok {
-			if mtu, err = b.mtu(*n); err != nil {
+			if mtu, err = b.mtu(*n, false); err != nil {
 				return err
 			}
 		} else if bridge != nil { // of a process before
@@ -275,7 +275,7 @@ func (b *Backend) Plug(ctx context.Context, a overlay.Attachment) (overlay.Devic
 	if !ok {
 		return overlay.Device{}, fmt.Errorf("network %s has not been ensured here: %w", p.NetworkID, vnet.ErrNotFound)
 	}
-	mtu, err := b.mtu(n)
+	mtu, err := b.mtu(n, false)
 	if err != nil {
 		return overlay.Device{}, err
 	}

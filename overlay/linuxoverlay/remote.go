@@ -153,7 +153,7 @@ func (b *Backend) tellSteps(w *work, n overlay.Network, p overlay.RemotePort) {
 // answered are the addresses of p that the bridge answers for: all, but IPv6 on
 // a bridge that has none (see leastIPv6MTU).
 func (b *Backend) answered(n overlay.Network, p overlay.RemotePort) []netip.Addr {
-	if mtu, err := b.mtu(n); err != nil || mtu >= leastIPv6MTU {
+	if mtu, err := b.mtu(n, false); err != nil || mtu >= leastIPv6MTU {
 		return p.IPs
 	}
 	return slices.DeleteFunc(slices.Clone(p.IPs), netip.Addr.Is6)
@@ -333,7 +333,7 @@ func (b *Backend) remoteSteps(n overlay.Network, want []overlay.RemotePort, whol
 
 func (b *Backend) remoteStepsFrom(s standing, n overlay.Network, want []overlay.RemotePort, whole bool) ([]linux.Step, error) {
 	var steps []linux.Step
-	if mtu, err := b.mtu(n); err == nil {
+	if mtu, err := b.mtu(n, false); err == nil {
 		s.mtu = mtu // that it is to have
 	}
 	macs, heads, owners := map[vnet.MAC]bool{}, map[netip.Addr]bool{}, map[netip.Addr][]vnet.MAC{}

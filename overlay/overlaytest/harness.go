@@ -23,6 +23,10 @@ type Harness struct {
 	NoPackets bool
 	// PhysicalNetwork is the name of a physical network that all hosts are on.
 	PhysicalNetwork string
+	// Only, if not nil, says which cases of which ring ("contract", "plugging",
+	// "packets", "random") are run, for a backend that runs the suite again in
+	// another setting.
+	Only func(ring, name string) bool
 }
 
 // Host is one hypervisor with the backend on it.
@@ -80,6 +84,9 @@ func Run(t *testing.T, h Harness) {
 		}
 		t.Run(ring.name, func(t *testing.T) {
 			for _, c := range ring.cases {
+				if h.Only != nil && !h.Only(ring.name, c.Name) {
+					continue
+				}
 				t.Run(c.Name, func(t *testing.T) {
 					t.Log(c.Says)
 					b := newBench(t, h, max(1, c.Hosts))
