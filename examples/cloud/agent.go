@@ -171,13 +171,14 @@ func (a *agent) handleSync(w http.ResponseWriter, r *http.Request) {
 	err := a.open(r.Context(), &t)
 	if err == nil {
 		tell(event{Step: "hosts opened", Seconds: time.Since(begin).Seconds()})
+		old := a.topo
 		a.topo = &t
 		a.insts.set(&t)
 		hosts := map[string]*Subsystems{}
 		for n, h := range a.hosts {
 			hosts[n] = h.Subsystems
 		}
-		err = syncAll(r.Context(), hosts, &t, a.m.VMNS, vnet.SyncOptions{Force: r.URL.Query().Get("force") == "true"}, func(s string, d time.Duration) {
+		err = syncAll(r.Context(), hosts, &t, old, a.m.VMNS, vnet.SyncOptions{Force: r.URL.Query().Get("force") == "true"}, func(s string, d time.Duration) {
 			a.log.Info("synced", "step", s, "seconds", d.Seconds())
 			tell(event{Step: s, Seconds: d.Seconds()})
 		})

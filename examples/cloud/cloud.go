@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vnet-go/vnet"
@@ -134,8 +135,26 @@ func each[T any](hosts map[string]T, f func(name string, h T) error) error {
 // syncAll makes all hosts as wanted and plugs the servers in; told hears of each step.
 //
 // A network can go only when the router's port on it is gone, which is a later
-// step: what is still in use in the first round goes in the second.
-func syncAll(ctx context.Context, hosts map[string]*Subsystems, t *topology.Cloud, vmNS func(string) string, o vnet.SyncOptions, told func(string, time.Duration)) error {
+// step: what is still in use in the first round goes in the second. old is the
+// topology before, nil when it is not known.
+func syncAll(ctx context.Context, hosts map[string]*Subsystems, t, old *topology.Cloud, vmNS func(string) string, o vnet.SyncOptions, told func(string, time.Duration)) error {
+	begin := time.Now()
+	var known []router.State
+	if old != nil {
+		known = append(known, old.All.Router)
+	}
+	var moved atomic.Int32
+	err := each(hosts, func(name string, s *Subsystems) error {
+		m, err := leave(ctx, s, t.Host(name).States.Router, t.All.Router, known...)
+		moved.Add(int32(m))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if moved.Load() > 0 {
+		told("what moves to another host has left", time.Since(begin))
+	}
 	var again []int
 	var mu sync.Mutex
 	for i, st := range steps {
@@ -162,17 +181,71 @@ func syncAll(ctx context.Context, hosts map[string]*Subsystems, t *topology.Clou
 			told("servers plugged in", time.Since(begin))
 		}
 	}
+	// What was in use goes now; and what traffic that moved meanwhile has
+	// undone (a bridge forgets addresses with the port it heard them at) is done again.
 	for i, st := range steps {
-		if !slices.Contains(again, i) {
-			continue
-		}
 		begin := time.Now()
-		if err := each(hosts, func(name string, s *Subsystems) error { return st.sync(ctx, s, t.Host(name).States, o) }); err != nil {
+		var redone atomic.Int32
+		err := each(hosts, func(name string, s *Subsystems) error {
+			want := t.Host(name).States
+			if !slices.Contains(again, i) {
+				p, err := st.plan(ctx, s, want)
+				if err != nil || p.Empty() {
+					return err
+				}
+			}
+			redone.Add(1)
+			return st.sync(ctx, s, want, o)
+		})
+		if err != nil {
 			return fmt.Errorf("%s: %w", st.name, err)
 		}
-		told(st.name+", what was in use", time.Since(begin))
+		if redone.Load() > 0 {
+			told(st.name+", again", time.Since(begin))
+		}
 	}
 	return nil
+}
+
+// leave takes away the routers of this host that another one is to have: the
+// same MACs and addresses must not answer in two places, not even for a
+// moment. known are states that say what may be on them.
+func leave(ctx context.Context, s *Subsystems, here, all router.State, known ...router.State) (int, error) {
+	p, err := s.Router.Plan(ctx, here)
+	if errors.Is(err, vnet.ErrNotFound) {
+		return 0, nil // half made: nothing routes
+	}
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, c := range p.Changes {
+		if c.Verb != vnet.Delete || c.Kind != "router" || !slices.ContainsFunc(all.Routers, func(r router.Router) bool { return r.ID == c.ID }) {
+			continue
+		}
+		var errs []error
+		for _, k := range append(known, all) {
+			for _, f := range k.PortForwards {
+				if f.RouterID == c.ID {
+					errs = append(errs, s.Router.DeletePortForward(ctx, f.ID))
+				}
+			}
+			for _, f := range k.FloatingIPs {
+				if f.RouterID == c.ID {
+					errs = append(errs, s.Router.DeleteFloatingIP(ctx, f.ID))
+				}
+			}
+		}
+		// One that still has what nobody knows of goes with the Sync.
+		if err := s.Router.DeleteRouter(ctx, c.ID); !errors.Is(err, vnet.ErrInUse) {
+			errs = append(errs, err)
+		}
+		if err := errors.Join(errs...); err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
 }
 
 // plug connects the servers' interfaces to their ports.
