@@ -300,6 +300,7 @@ func packetCases() []Case {
 			w.add("b", 0, "n", 2)
 			w.add("c", 1, "n", 3)
 			w.start()
+			w.check(w.all()...)
 			done := make(chan []lab.Frame)
 			stop := make(chan struct{})
 			go func() {
