@@ -231,6 +231,13 @@ func (r PortRange) Len() int {
 	return int(r.Last) - int(r.First) + 1
 }
 
+// Overlaps reports whether f and o want a port of one address and protocol.
+func (f PortForward) Overlaps(o PortForward) bool {
+	f, o = f.Canonical(), o.Canonical()
+	return f.ExternalIP == o.ExternalIP && f.Protocol == o.Protocol &&
+		f.ExternalPort.First <= o.ExternalPort.Last && o.ExternalPort.First <= f.ExternalPort.Last
+}
+
 // MaxForwardedPorts is how many ports one port forward may have: each is an
 // entry of its own on most platforms.
 const MaxForwardedPorts = 4096

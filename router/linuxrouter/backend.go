@@ -53,10 +53,11 @@ type Backend struct {
 	h *linux.Host
 	a *advertiser
 
-	mu       sync.Mutex // held through every call that writes
-	routers  map[string]router.Router
-	fips     map[string]router.FloatingIP
-	forwards map[string]router.PortForward
+	announcer *announcer
+
+	mu      sync.Mutex // held through every call that writes
+	routers map[string]router.Router
+	nats    map[string]*nat // by router id
 }
 
 var (
@@ -70,8 +71,8 @@ func New(t linux.Target, o *Options) (*Backend, error) {
 	if t == nil {
 		return nil, &vnet.FieldError{Field: "target", Reason: "is nil"}
 	}
-	return &Backend{t: t, h: t.Host(), a: newAdvertiser(t.Host()), routers: map[string]router.Router{},
-		fips: map[string]router.FloatingIP{}, forwards: map[string]router.PortForward{}}, nil
+	return &Backend{t: t, h: t.Host(), a: newAdvertiser(t.Host()), announcer: newAnnouncer(t.Host().Logger()),
+		routers: map[string]router.Router{}, nats: map[string]*nat{}}, nil
 }
 
 // Features implements [router.Backend].
@@ -93,49 +94,72 @@ func (b *Backend) EnsureRouter(ctx context.Context, r router.Router) error {
 		b.routers[r.ID] = r
 		return nil
 	}
-	if r.Gateway == nil {
-		if user := b.user(r.ID); user != "" {
-			return fmt.Errorf("gateway: %s is on it: %w", user, vnet.ErrInUse)
-		}
-	}
-	steps, err := b.routerSteps(ctx, r, b.natOf(r.ID), true)
+	was, err := b.standingNAT(ctx, r.ID)
 	if err != nil {
 		return err
 	}
-	if err := b.t.Submit(ctx, steps...); err != nil {
+	n := b.natOf(r.ID).clone()
+	for _, f := range was.fips { // what this process has not been told of stays
+		if n.ext[f.FloatingIP] == "" && n.fixed[f.FixedIP] == "" && n.fips[f.ID].ID == "" {
+			n.addFIP(f)
+		}
+	}
+	for _, f := range was.forwards {
+		if n.forwards[f.ID].ID == "" && n.clashForward(f) == nil {
+			n.addForward(f)
+		}
+	}
+	if user := n.user(); user != "" && r.Gateway == nil {
+		return fmt.Errorf("gateway: %s is on it: %w", user, vnet.ErrInUse)
+	}
+	for _, f := range n.fips {
+		if err := r.CheckFloatingIP(f); err != nil {
+			return fmt.Errorf("floating IP %s: %w: %w", f.ID, vnet.ErrInUse, err)
+		}
+	}
+	for _, f := range n.forwards {
+		if err := r.CheckPortForward(f); err != nil {
+			return fmt.Errorf("port forward %s: %w: %w", f.ID, vnet.ErrInUse, err)
+		}
+	}
+	steps, err := b.routerSteps(ctx, r, was, n)
+	if err != nil {
 		return err
 	}
-	b.routers[r.ID] = r
+	b.a.keep(r)
+	if err := b.t.Submit(ctx, steps...); err != nil {
+		if old, ok := b.routers[r.ID]; ok {
+			b.a.set(old)
+		}
+		return err
+	}
+	b.routers[r.ID], b.nats[r.ID] = r, n
 	b.a.set(r)
 	return nil
-}
-
-// user names a floating IP or port forward of a router, "" when there is none.
-func (b *Backend) user(routerID string) string {
-	for _, f := range b.fips {
-		if f.RouterID == routerID {
-			return "floating IP " + f.ID
-		}
-	}
-	for _, f := range b.forwards {
-		if f.RouterID == routerID {
-			return "port forward " + f.ID
-		}
-	}
-	return ""
 }
 
 // DeleteRouter implements [router.Backend].
 func (b *Backend) DeleteRouter(ctx context.Context, id string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if user := b.user(id); user != "" {
+	_, stands, err := b.namespace(ctx, id)
+	if err != nil {
+		return err
+	}
+	n := b.nats[id]
+	if stands { // the kernel knows better
+		if n, err = b.standingNAT(ctx, id); err != nil {
+			return err
+		}
+	}
+	if user := n.user(); user != "" {
 		return fmt.Errorf("%s is on it: %w", user, vnet.ErrInUse)
 	}
 	if err := b.gone(ctx, id); err != nil {
 		return err
 	}
 	delete(b.routers, id)
+	delete(b.nats, id)
 	return nil
 }
 
@@ -168,25 +192,47 @@ func (b *Backend) Sync(ctx context.Context, s router.State, o vnet.SyncOptions) 
 			b.a.drop(id)
 		}
 	}
+	for _, r := range s.Routers {
+		if keep[r.ID] {
+			b.a.keep(r)
+		}
+	}
 	if err := b.t.Submit(ctx, steps...); err != nil {
+		for _, r := range b.routers {
+			if b.h.Local(r.Host) {
+				b.a.set(r)
+			}
+		}
 		return err
 	}
 	clear(b.routers)
-	clear(b.fips)
-	clear(b.forwards)
 	for _, r := range s.Routers {
 		b.routers[r.ID] = r
 		if keep[r.ID] {
 			b.a.set(r)
 		}
 	}
+	b.nats = wantedNATs(s)
+	return nil
+}
+
+// wantedNATs are the translations of s by router.
+func wantedNATs(s router.State) map[string]*nat {
+	out := map[string]*nat{}
+	for _, r := range s.Routers {
+		out[r.ID] = newNAT()
+	}
 	for _, f := range s.FloatingIPs {
-		b.fips[f.ID] = f
+		if n := out[f.RouterID]; n != nil {
+			n.addFIP(f)
+		}
 	}
 	for _, f := range s.PortForwards {
-		b.forwards[f.ID] = f
+		if n := out[f.RouterID]; n != nil {
+			n.addForward(f.Canonical())
+		}
 	}
-	return nil
+	return out
 }
 
 // Plan implements [router.Backend].
@@ -203,34 +249,18 @@ func (b *Backend) diff(ctx context.Context, s router.State) (steps []linux.Step,
 	if err != nil {
 		return nil, 0, err
 	}
-	want := map[string]bool{}
+	want, nats := map[string]bool{}, wantedNATs(s)
 	for _, r := range s.Routers {
 		if !b.h.Local(r.Host) {
 			continue
 		}
 		want[r.ID] = true
-		n := nat{}
-		for _, f := range s.FloatingIPs {
-			if f.RouterID == r.ID {
-				n.fips = append(n.fips, f)
-			}
-		}
-		for _, f := range s.PortForwards {
-			if f.RouterID == r.ID {
-				n.forwards = append(n.forwards, f)
-			}
-		}
 		was, err := b.standingNAT(ctx, r.ID)
 		if err != nil {
 			return nil, 0, fmt.Errorf("router %s: %w", r.ID, err)
 		}
 		existing += len(was.fips) + len(was.forwards)
-		st, err := b.routerSteps(ctx, r, n, false)
-		if err != nil {
-			return nil, 0, fmt.Errorf("router %s: %w", r.ID, err)
-		}
-		steps = append(steps, st...)
-		st, err = b.natSteps(ctx, r, was, n)
+		st, err := b.routerSteps(ctx, r, was, nats[r.ID])
 		if err != nil {
 			return nil, 0, fmt.Errorf("router %s: %w", r.ID, err)
 		}
@@ -253,43 +283,6 @@ func (b *Backend) diff(ctx context.Context, s router.State) (steps []linux.Step,
 		steps = append(steps, st...)
 	}
 	return steps, existing, nil
-}
-
-// nat is what is translated at one router besides SNAT.
-type nat struct {
-	fips     []router.FloatingIP
-	forwards []router.PortForward
-}
-
-func (b *Backend) natOf(routerID string) (n nat) {
-	for _, f := range b.fips {
-		if f.RouterID == routerID {
-			n.fips = append(n.fips, f)
-		}
-	}
-	for _, f := range b.forwards {
-		if f.RouterID == routerID {
-			n.forwards = append(n.forwards, f)
-		}
-	}
-	return n
-}
-
-// extra are the addresses on the gateway device besides the gateway's own.
-func (n nat) extra(g *router.Gateway) map[netip.Addr]bool {
-	out := map[netip.Addr]bool{}
-	for _, f := range n.fips {
-		out[f.FloatingIP] = true
-	}
-	for _, f := range n.forwards {
-		out[f.ExternalIP] = true
-	}
-	if g != nil {
-		for _, p := range g.Addresses {
-			delete(out, p.Addr())
-		}
-	}
-	return out
 }
 
 // link returns a device, or nil when there is none.

@@ -40,15 +40,15 @@ type port struct {
 	mac     vnet.MAC
 	addrs   []netip.Prefix
 	mtu     int
-	extra   map[netip.Addr]bool // further addresses, which [nat] is about
+	extra   map[netip.Addr]bool // external addresses of the nat that must be there already
 }
 
-func ports(r router.Router, n nat) (out []port) {
+func ports(r router.Router, extra map[netip.Addr]bool) (out []port) {
 	for _, i := range r.Interfaces {
 		out = append(out, port{"interface", i.PortID, i.NetworkID, i.MAC, i.Addresses, i.MTU, nil})
 	}
 	if g := r.Gateway; g != nil {
-		out = append(out, port{"gateway", g.PortID, g.NetworkID, g.MAC, g.Addresses, g.MTU, n.extra(g)})
+		out = append(out, port{"gateway", g.PortID, g.NetworkID, g.MAC, g.Addresses, g.MTU, extra})
 	}
 	return out
 }
@@ -66,10 +66,9 @@ func (b *Backend) namespace(ctx context.Context, id string) (*linux.Namespace, b
 	return ns, err == nil, err
 }
 
-// routerSteps returns what has to be done for r to stand. n is what is
-// translated besides. With add, what is to be translated is written too, where
-// it is missing.
-func (b *Backend) routerSteps(ctx context.Context, r router.Router, n nat, add bool) ([]linux.Step, error) {
+// routerSteps returns what has to be done for r to stand and to translate what
+// want says; was is what is translated now.
+func (b *Backend) routerSteps(ctx context.Context, r router.Router, was, want *nat) ([]linux.Step, error) {
 	ns, stands, err := b.namespace(ctx, r.ID)
 	if err != nil {
 		return nil, err
@@ -94,13 +93,20 @@ func (b *Backend) routerSteps(ctx context.Context, r router.Router, n nat, add b
 	if len(kvs) > 0 {
 		w.step(linux.LinkAdd, func(context.Context) error { _, err := ns.Sysctl().Set(kvs...); return err })
 	}
-	for _, p := range ports(r, n) {
-		if err := b.portSteps(w, ns, stands, r, p, add); err != nil {
+	end := newEndings()
+	extra := map[netip.Addr]bool{} // those that come or go are the nat's to see to
+	for a := range want.addresses() {
+		if was.external(a) && !slices.ContainsFunc(gatewayAddrs(r), func(p netip.Prefix) bool { return p.Addr() == a }) {
+			extra[a] = true
+		}
+	}
+	for _, p := range ports(r, extra) {
+		if err := b.portSteps(w, ns, stands, r, p, was, want, end); err != nil {
 			return nil, fmt.Errorf("%s %s: %w", p.kind, p.id, err)
 		}
 	}
 	if stands {
-		if err := b.oldPorts(w, ns, r); err != nil {
+		if err := b.oldPorts(w, ns, r, end); err != nil {
 			return nil, err
 		}
 	}
@@ -110,33 +116,29 @@ func (b *Backend) routerSteps(ctx context.Context, r router.Router, n nat, add b
 	if err := b.chainSteps(ctx, w, ns, stands, r); err != nil {
 		return nil, err
 	}
-	steps := w.done()
-	if add {
-		was, err := b.standingNAT(ctx, r.ID)
-		if err != nil {
-			return nil, err
-		}
-		// What this process has not been told of is left alone.
-		told := map[string]bool{}
-		for _, f := range n.fips {
-			told["fip "+f.ID] = true
-		}
-		for _, f := range n.forwards {
-			told["forward "+f.ID] = true
-		}
-		was.fips = slices.DeleteFunc(was.fips, func(f router.FloatingIP) bool { return !told["fip "+f.ID] })
-		was.forwards = slices.DeleteFunc(was.forwards, func(f router.PortForward) bool { return !told["forward "+f.ID] })
-		st, err := b.natSteps(ctx, r, was, n)
-		if err != nil {
-			return nil, err
-		}
-		steps = append(steps, st...)
+	steps := append(w.done(), b.natSteps(r, was, want, end)...)
+	return append(steps, end.steps(ns)...), nil
+}
+
+func gatewayAddrs(r router.Router) []netip.Prefix {
+	if r.Gateway == nil {
+		return nil
 	}
-	return steps, nil
+	return r.Gateway.Addresses
+}
+
+// notOurs reports whether a is an address of the metadata proxy, which another
+// part puts on our devices.
+func notOurs(a netip.Addr) bool {
+	switch a.String() {
+	case "169.254.169.254", "fe80::a9fe:a9fe", "fd00:ec2::254":
+		return true
+	}
+	return false
 }
 
 // portSteps makes or mends one port.
-func (b *Backend) portSteps(w *work, ns *linux.Namespace, stands bool, r router.Router, p port, add bool) error {
+func (b *Backend) portSteps(w *work, ns *linux.Namespace, stands bool, r router.Router, p port, was, want *nat, end *endings) error {
 	rt, in := b.h.NS().RTNL(), ns.RTNL()
 	outer, inner, br := b.outer(p.id), b.inner(p.id), b.h.NetworkDevice(p.network)
 	bridge, err := link(rt, br)
@@ -224,12 +226,12 @@ func (b *Backend) portSteps(w *work, ns *linux.Namespace, stands bool, r router.
 	if l == nil && r.AdminDown { // routes need the inner end up
 		w.step(linux.Connect, func(context.Context) error { return in.SetUp(inner) })
 	}
-	return b.addrSteps(w, ns, l != nil, p, add)
+	return b.addrSteps(w, ns, l != nil, p, was, want, end)
 }
 
 // addrSteps gives a port its addresses, announces new ones, and ends the
 // connections that were translated to one that goes.
-func (b *Backend) addrSteps(w *work, ns *linux.Namespace, stands bool, p port, keepHosts bool) error {
+func (b *Backend) addrSteps(w *work, ns *linux.Namespace, stands bool, p port, wasNAT, wantNAT *nat, end *endings) error {
 	in, inner := ns.RTNL(), b.inner(p.id)
 	want := map[netip.Prefix]bool{netip.PrefixFrom(p.mac.LinkLocal(), 64): true}
 	for _, a := range p.addrs {
@@ -255,17 +257,15 @@ func (b *Backend) addrSteps(w *work, ns *linux.Namespace, stands bool, p port, k
 		}
 	}
 	for a := range have {
-		// Metadata addresses are another part's, and with keepHosts the /32s of
-		// floating IPs that this process has not been told of stay.
-		metadata := a.Addr() == netip.MustParseAddr("fe80::a9fe:a9fe") || a.Addr() == netip.MustParseAddr("fd00:ec2::254") || a.Addr() == netip.MustParseAddr("169.254.169.254")
-		if !want[a] && !metadata && !(keepHosts && p.kind == "gateway" && a.IsSingleIP() && a.Addr().Is4()) {
+		nats := p.kind == "gateway" && a.IsSingleIP() && (wasNAT.external(a.Addr()) || wantNAT.external(a.Addr()))
+		if !want[a] && !notOurs(a.Addr()) && !nats {
 			del = append(del, a)
 		}
 	}
 	slices.SortFunc(add, netip.Prefix.Compare)
 	slices.SortFunc(del, netip.Prefix.Compare)
 	for _, a := range add {
-		if stands && !p.extra[a.Addr()] {
+		if stands {
 			w.differ(p.kind+" "+p.id, "without", a, vnet.ImpactNone)
 		}
 		w.step(linux.Configure, func(context.Context) error {
@@ -276,7 +276,7 @@ func (b *Backend) addrSteps(w *work, ns *linux.Namespace, stands bool, p port, k
 		w.differ(p.kind+" "+p.id, a, "gone", vnet.ImpactSome)
 		w.step(linux.Disconnect, func(context.Context) error { return in.DelAddr(inner, a) })
 		if p.kind == "gateway" && a.Addr().Is4() {
-			b.endSteps(w, ns, func(f rtnl.Flow) bool { return f.Reply.Dst == a.Addr() || f.Orig.Dst == a.Addr() })
+			end.addrs[a.Addr()] = true
 		}
 	}
 	if len(add) > 0 {
@@ -284,45 +284,48 @@ func (b *Backend) addrSteps(w *work, ns *linux.Namespace, stands bool, p port, k
 		for _, a := range add {
 			announce = append(announce, a.Addr())
 		}
-		w.step(linux.Disconnect, func(context.Context) error { b.announce(ns, inner, p.mac, announce); return nil })
+		w.step(linux.Disconnect, func(context.Context) error { b.announcer.announce(ns, inner, p.mac, announce...); return nil })
 	}
 	return nil
 }
 
-// endSteps ends connections after everything else has been done.
-func (b *Backend) endSteps(w *work, ns *linux.Namespace, match func(rtnl.Flow) bool) {
-	w.step(linux.FilterDel, func(ctx context.Context) error { _, err := ns.DeleteConntrack(ctx, match); return err })
-}
-
-// oldPorts removes the ports that r has no more.
-func (b *Backend) oldPorts(w *work, ns *linux.Namespace, r router.Router) error {
-	links, err := ns.RTNL().Links()
+// oldPorts removes the ports that r has no more, and halves of pairs that an
+// earlier process had no time to name: the namespace is ours alone.
+func (b *Backend) oldPorts(w *work, ns *linux.Namespace, r router.Router, end *endings) error {
+	in := ns.RTNL()
+	links, err := in.Links()
 	if err != nil {
 		return err
 	}
+	wanted := ports(r, nil)
 	for _, l := range links {
 		part, kind, id, ok := b.h.ParseAlias(l.Alias)
-		if !ok || part != vnet.PartRouter || slices.ContainsFunc(ports(r, nat{}), func(p port) bool { return p.id == id && p.kind == kind }) {
+		if !ok && (l.Alias != "" || l.Kind != "veth" || slices.ContainsFunc(wanted, func(p port) bool { return b.inner(p.id) == l.Name })) {
 			continue
 		}
+		if ok && (part != vnet.PartRouter || slices.ContainsFunc(wanted, func(p port) bool { return p.id == id && p.kind == kind })) {
+			continue
+		}
+		if !ok {
+			kind, id = "device", l.Name
+		}
 		w.differ(kind+" "+id, "there", "gone", vnet.ImpactSome)
-		outer := b.outer(id)
 		if kind == "gateway" {
-			addrs, err := ns.RTNL().Addrs(l.Name)
+			addrs, err := in.Addrs(l.Name)
 			if err != nil {
 				return err
 			}
-			had := map[netip.Addr]bool{}
 			for _, a := range addrs {
-				had[a.Prefix.Addr()] = true
+				if a.Prefix.Addr().Is4() {
+					end.addrs[a.Prefix.Addr()] = true
+				}
 			}
-			b.endSteps(w, ns, func(f rtnl.Flow) bool { return had[f.Reply.Dst] || had[f.Orig.Dst] })
 		}
 		phase := linux.LinkDel
-		if slices.ContainsFunc(ports(r, nat{}), func(p port) bool { return p.id == id }) {
+		if slices.ContainsFunc(wanted, func(p port) bool { return p.id == id }) {
 			phase = linux.FilterAdd // it becomes the other kind: the new one has the same name
 		}
-		w.step(phase, func(context.Context) error { return b.h.NS().RTNL().DelLink(outer) })
+		w.step(phase, func(context.Context) error { return in.DelLink(l.Name) })
 	}
 	return nil
 }
@@ -410,10 +413,9 @@ func (b *Backend) goneSteps(ctx context.Context, id string) ([]linux.Step, error
 		return nil, err
 	}
 	w := b.work(vnet.Delete, "router", id)
-	for _, l := range links {
-		if part, _, pid, ok := b.h.ParseAlias(l.Alias); ok && part == vnet.PartRouter {
-			outer := b.outer(pid)
-			w.step(linux.LinkDel, func(context.Context) error { return b.h.NS().RTNL().DelLink(outer) })
+	for _, l := range links { // else the kernel takes the pairs away some time later
+		if l.Kind == "veth" {
+			w.step(linux.LinkDel, func(context.Context) error { return ns.RTNL().DelLink(l.Name) })
 		}
 	}
 	name := b.h.NetnsName(vnet.PartRouter, id)

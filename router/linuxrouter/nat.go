@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -23,6 +24,10 @@ var (
 	snatMap  = nft.Set{Table: table, Name: "fixed", Key: []nft.Type{nft.TypeIPv4}, Data: []nft.Type{nft.TypeIPv4}}
 	portsMap = nft.Set{Table: table, Name: "forwards", Key: []nft.Type{nft.TypeIPv4, nft.TypeProto, nft.TypePort}, Data: []nft.Type{nft.TypeIPv4, nft.TypePort}}
 )
+
+// There is no chain at the output hook: a router opens no connections of its
+// own, and what answers inside its namespace (the metadata proxy) is reached by
+// its own addresses, so nothing that it originates goes to a floating IP.
 
 // declare writes the maps and chains of r. It is pure: what it declares depends
 // on r and the gateway device's name only.
@@ -99,8 +104,119 @@ func forwardElements(f router.PortForward) (out []nft.Element) {
 	return out
 }
 
-// standingNAT reads what a router translates, from its maps.
-func (b *Backend) standingNAT(ctx context.Context, routerID string) (n nat, err error) {
+// nat is what is translated at one router besides SNAT, indexed so that one
+// change costs the same whatever stands.
+type nat struct {
+	fips     map[string]router.FloatingIP  // by id; only what the kernel keeps of them
+	forwards map[string]router.PortForward // by id
+	ext      map[netip.Addr]string         // floating IP -> id
+	fixed    map[netip.Addr]string         // fixed IP -> id
+	shared   map[netip.Addr]int            // external address -> forwards on it
+}
+
+func newNAT() *nat {
+	return &nat{map[string]router.FloatingIP{}, map[string]router.PortForward{}, map[netip.Addr]string{}, map[netip.Addr]string{}, map[netip.Addr]int{}}
+}
+
+func (n *nat) clone() *nat {
+	return &nat{maps.Clone(n.fips), maps.Clone(n.forwards), maps.Clone(n.ext), maps.Clone(n.fixed), maps.Clone(n.shared)}
+}
+
+// bare is what the kernel keeps of a floating IP.
+func bare(f router.FloatingIP) router.FloatingIP {
+	return router.FloatingIP{ID: f.ID, RouterID: f.RouterID, FloatingIP: f.FloatingIP, FixedIP: f.FixedIP}
+}
+
+func (n *nat) addFIP(f router.FloatingIP) {
+	n.dropFIP(f.ID)
+	n.fips[f.ID], n.ext[f.FloatingIP], n.fixed[f.FixedIP] = bare(f), f.ID, f.ID
+}
+
+func (n *nat) dropFIP(id string) {
+	f, ok := n.fips[id]
+	if !ok {
+		return
+	}
+	delete(n.fips, id)
+	if n.ext[f.FloatingIP] == id {
+		delete(n.ext, f.FloatingIP)
+	}
+	if n.fixed[f.FixedIP] == id {
+		delete(n.fixed, f.FixedIP)
+	}
+}
+
+func (n *nat) addForward(f router.PortForward) {
+	n.dropForward(f.ID)
+	n.forwards[f.ID] = f
+	n.shared[f.ExternalIP]++
+}
+
+func (n *nat) dropForward(id string) {
+	f, ok := n.forwards[id]
+	if !ok {
+		return
+	}
+	delete(n.forwards, id)
+	if n.shared[f.ExternalIP]--; n.shared[f.ExternalIP] == 0 {
+		delete(n.shared, f.ExternalIP)
+	}
+}
+
+// external reports whether a is an external address of n.
+func (n *nat) external(a netip.Addr) bool { return n.ext[a] != "" || n.shared[a] > 0 }
+
+// addresses are all external addresses of n.
+func (n *nat) addresses() map[netip.Addr]bool {
+	out := make(map[netip.Addr]bool, len(n.ext)+len(n.shared))
+	for a := range n.ext {
+		out[a] = true
+	}
+	for a := range n.shared {
+		out[a] = true
+	}
+	return out
+}
+
+// user names a floating IP or port forward, "" when there is none.
+func (n *nat) user() string {
+	if n == nil {
+		return ""
+	}
+	if len(n.fips) > 0 {
+		return "floating IP " + slices.Min(slices.Collect(maps.Keys(n.fips)))
+	}
+	if len(n.forwards) > 0 {
+		return "port forward " + slices.Min(slices.Collect(maps.Keys(n.forwards)))
+	}
+	return ""
+}
+
+// target is where n forwards an external port to: the forward's id too.
+func (n *nat) target(ext netip.Addr, proto uint8, port uint16) (in netip.AddrPort, id string) {
+	if n.shared[ext] == 0 {
+		return in, ""
+	}
+	for _, f := range n.forwards {
+		if f.ExternalIP == ext && protocol(f.Protocol) == proto && f.ExternalPort.First <= port && port <= f.ExternalPort.Last {
+			return netip.AddrPortFrom(f.InternalIP, f.InternalPort.First+port-f.ExternalPort.First), f.ID
+		}
+	}
+	return in, ""
+}
+
+// values returns what m holds, in the order of the keys.
+func values[T any](m map[string]T) (out []T) {
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		out = append(out, m[k])
+	}
+	return out
+}
+
+// standingNAT reads what a router translates, from its maps. A router that does
+// not stand translates nothing.
+func (b *Backend) standingNAT(ctx context.Context, routerID string) (*nat, error) {
+	n := newNAT()
 	ns, stands, err := b.namespace(ctx, routerID)
 	if err != nil || !stands {
 		return n, err
@@ -110,14 +226,14 @@ func (b *Backend) standingNAT(ctx context.Context, routerID string) (n nat, err 
 		return n, nil
 	}
 	if err != nil {
-		return n, err
+		return nil, err
 	}
 	for _, e := range elems {
-		n.fips = append(n.fips, router.FloatingIP{ID: e.Comment, RouterID: routerID, FloatingIP: e.Key[0].(netip.Addr), FixedIP: e.Data[0].(netip.Addr)})
+		n.addFIP(router.FloatingIP{ID: e.Comment, RouterID: routerID, FloatingIP: e.Key[0].(netip.Addr), FixedIP: e.Data[0].(netip.Addr)})
 	}
 	elems, err = ns.NFT().Elements(ctx, portsMap)
-	if err != nil {
-		return n, err
+	if err != nil && !errors.Is(err, vnet.ErrNotFound) {
+		return nil, err
 	}
 	byID := map[string]*router.PortForward{}
 	for _, e := range elems {
@@ -135,93 +251,116 @@ func (b *Backend) standingNAT(ctx context.Context, routerID string) (n nat, err 
 		f.InternalPort.First, f.InternalPort.Last = min(f.InternalPort.First, in), max(f.InternalPort.Last, in)
 	}
 	for _, f := range byID {
-		n.forwards = append(n.forwards, *f)
+		n.addForward(*f)
 	}
-	slices.SortFunc(n.forwards, func(a, b router.PortForward) int { return strings.Compare(a.ID, b.ID) })
 	return n, nil
 }
 
-// bare is what the kernel keeps of a floating IP.
-func bare(f router.FloatingIP) router.FloatingIP {
-	return router.FloatingIP{ID: f.ID, RouterID: f.RouterID, FloatingIP: f.FloatingIP, FixedIP: f.FixedIP}
+// endings collects the connections of one router that a commit ends: one look
+// at the connection table does for all of them.
+type endings struct {
+	pairs map[[2]netip.Addr]bool // of floating and fixed IP
+	addrs map[netip.Addr]bool    // addresses that sources were translated to
+	ports map[portEnd]bool
+}
+
+type portEnd struct {
+	ext, in netip.Addr
+	proto   uint8
+	port    uint16 // external
+}
+
+func newEndings() *endings {
+	return &endings{map[[2]netip.Addr]bool{}, map[netip.Addr]bool{}, map[portEnd]bool{}}
+}
+
+func (e *endings) match(f rtnl.Flow) bool {
+	return e.pairs[[2]netip.Addr{f.Orig.Dst, f.Reply.Src}] || e.pairs[[2]netip.Addr{f.Reply.Dst, f.Orig.Src}] ||
+		e.addrs[f.Reply.Dst] || e.addrs[f.Orig.Dst] || e.ports[portEnd{f.Orig.Dst, f.Reply.Src, f.Proto, f.Orig.DstPort}]
+}
+
+// steps ends them, after everything else; they belong to the change before.
+func (e *endings) steps(ns *linux.Namespace) []linux.Step {
+	if len(e.pairs)+len(e.addrs)+len(e.ports) == 0 {
+		return nil
+	}
+	return []linux.Step{{Phase: linux.FilterDel, Do: func(ctx context.Context) error { _, err := ns.DeleteConntrack(ctx, e.match); return err }}}
 }
 
 // natSteps returns what takes the translations of r from was to want.
-func (b *Backend) natSteps(ctx context.Context, r router.Router, was, want nat) (steps []linux.Step, err error) {
-	oldFIP, oldPF := map[string]router.FloatingIP{}, map[string]router.PortForward{}
-	for _, f := range was.fips {
-		oldFIP[f.ID] = bare(f)
-	}
-	for _, f := range was.forwards {
-		oldPF[f.ID] = f
-	}
-	var add []linux.Step
-	for _, f := range want.fips {
-		f = bare(f)
-		old, had := oldFIP[f.ID]
-		delete(oldFIP, f.ID)
-		if had && old == f {
-			continue
-		}
-		var o *router.FloatingIP
-		if had {
-			o = &old
-		}
-		c, _ := router.DiffFloatingIP(o, &f)
-		add = append(add, b.fipSteps(r, c, o, &f, want)...)
-	}
-	for _, f := range want.forwards {
-		old, had := oldPF[f.ID]
-		delete(oldPF, f.ID)
-		if had && old.Equal(f) {
-			continue
-		}
-		var o *router.PortForward
-		if had {
-			o = &old
-		}
-		c, _ := router.DiffPortForward(o, &f)
-		add = append(add, b.forwardSteps(r, c, o, &f, want)...)
-	}
-	for _, f := range was.forwards {
-		if old, gone := oldPF[f.ID]; gone {
-			c, _ := router.DiffPortForward(&old, nil)
-			steps = append(steps, b.forwardSteps(r, c, &old, nil, want)...)
+func (b *Backend) natSteps(r router.Router, was, want *nat, end *endings) (steps []linux.Step) {
+	for _, f := range values(was.forwards) {
+		if _, stays := want.forwards[f.ID]; !stays {
+			steps = append(steps, b.forwardSteps(r, &f, nil, want, end)...)
 		}
 	}
-	for _, f := range was.fips {
-		if old, gone := oldFIP[f.ID]; gone {
-			c, _ := router.DiffFloatingIP(&old, nil)
-			steps = append(steps, b.fipSteps(r, c, &old, nil, want)...)
+	for _, f := range values(was.fips) {
+		if _, stays := want.fips[f.ID]; !stays {
+			steps = append(steps, b.fipSteps(r, &f, nil, want, end)...)
 		}
 	}
 	// Those that go are first in each phase: an address may move between two.
-	return append(steps, add...), nil
+	for _, f := range values(want.fips) {
+		old, had := was.fips[f.ID]
+		switch {
+		case !had:
+			steps = append(steps, b.fipSteps(r, nil, &f, want, end)...)
+		case old != f:
+			steps = append(steps, b.fipSteps(r, &old, &f, want, end)...)
+		}
+	}
+	for _, f := range values(want.forwards) {
+		old, had := was.forwards[f.ID]
+		switch {
+		case !had:
+			steps = append(steps, b.forwardSteps(r, nil, &f, want, end)...)
+		case !old.Equal(f):
+			steps = append(steps, b.forwardSteps(r, &old, &f, want, end)...)
+		}
+	}
+	return steps
 }
 
 // fipSteps takes a floating IP from old to now; either may be nil. want is all
 // that is translated afterwards.
-func (b *Backend) fipSteps(r router.Router, c vnet.Change, old, now *router.FloatingIP, want nat) []linux.Step {
+func (b *Backend) fipSteps(r router.Router, old, now *router.FloatingIP, want *nat, end *endings) []linux.Step {
 	ns := b.h.NamespaceRef(b.h.NetnsName(vnet.PartRouter, r.ID))
+	c, _ := router.DiffFloatingIP(old, now)
 	c.Where = b.h.Name()
 	w := &work{c: c}
-	w.steps = append(w.steps, linux.Step{Phase: linux.Configure, NS: ns, NFT: func(tx *nft.Tx) error {
-		tx.Set(dnatMap)
-		tx.Set(snatMap)
-		if old != nil {
-			d, s := fipElements(*old)
-			// What another floating IP has got in this same change stays.
-			if !slices.ContainsFunc(want.fips, func(f router.FloatingIP) bool { return f.FloatingIP == old.FloatingIP }) {
+	if old != nil && now == nil {
+		if heir := want.fips[want.ext[old.FloatingIP]]; heir.FixedIP == old.FixedIP && heir.ID != "" {
+			// Only the id changes. An element with another comment is the same to
+			// the kernel, so it goes before the new one comes, in a transaction of
+			// its own; connections do not notice.
+			w.c.Impact = vnet.ImpactNone
+			w.steps = append(w.steps, linux.Step{Phase: linux.Connect, NS: ns, NFT: func(tx *nft.Tx) error {
+				d, s := fipElements(*old)
 				tx.Remove(dnatMap, d)
-			}
-			if !slices.ContainsFunc(want.fips, func(f router.FloatingIP) bool { return f.FixedIP == old.FixedIP }) {
 				tx.Remove(snatMap, s)
-			}
+				return nil
+			}})
+			return w.done()
 		}
-		if now != nil {
-			d, s := fipElements(*now)
-			tx.Add(dnatMap, d)
-			tx.Add(snatMap, s)
+	}
+	var remove, add []func(tx *nft.Tx)
+	if old != nil {
+		d, s := fipElements(*old)
+		// What another floating IP has got in this same change stays.
+		if want.ext[old.FloatingIP] == "" {
+			remove = append(remove, func(tx *nft.Tx) { tx.Remove(dnatMap, d) })
+		}
+		if want.fixed[old.FixedIP] == "" {
+			remove = append(remove, func(tx *nft.Tx) { tx.Remove(snatMap, s) })
+		}
+	}
+	if now != nil {
+		d, s := fipElements(*now)
+		add = append(add, func(tx *nft.Tx) { tx.Add(dnatMap, d); tx.Add(snatMap, s) })
+	}
+	w.steps = append(w.steps, linux.Step{Phase: linux.Configure, NS: ns, NFT: func(tx *nft.Tx) error {
+		for _, f := range append(remove, add...) {
+			f(tx)
 		}
 		return nil
 	}})
@@ -230,10 +369,7 @@ func (b *Backend) fipSteps(r router.Router, c vnet.Change, old, now *router.Floa
 	}
 	if old != nil {
 		b.leaveSteps(w, ns, r, old.FloatingIP, want)
-		ext, fixed := old.FloatingIP, old.FixedIP
-		b.endSteps(w, ns, func(f rtnl.Flow) bool {
-			return f.Orig.Dst == ext && f.Reply.Src == fixed || f.Orig.Src == fixed && f.Reply.Dst == ext
-		})
+		end.pairs[[2]netip.Addr{old.FloatingIP, old.FixedIP}] = true
 	}
 	return w.done()
 }
@@ -250,14 +386,14 @@ func (b *Backend) externalSteps(w *work, ns *linux.Namespace, r router.Router, a
 		if err := ns.RTNL().AddAddr(dev, rtnl.Addr{Prefix: netip.PrefixFrom(a, 32)}); err != nil {
 			return err
 		}
-		b.announce(ns, dev, mac, []netip.Addr{a})
+		b.announcer.announce(ns, dev, mac, a)
 		return nil
 	})
 }
 
 // leaveSteps takes an external address away unless something else uses it.
-func (b *Backend) leaveSteps(w *work, ns *linux.Namespace, r router.Router, a netip.Addr, want nat) {
-	if r.Gateway == nil || want.extra(nil)[a] || slices.ContainsFunc(r.Gateway.Addresses, func(p netip.Prefix) bool { return p.Addr() == a }) {
+func (b *Backend) leaveSteps(w *work, ns *linux.Namespace, r router.Router, a netip.Addr, want *nat) {
+	if r.Gateway == nil || want.external(a) || slices.ContainsFunc(r.Gateway.Addresses, func(p netip.Prefix) bool { return p.Addr() == a }) {
 		return
 	}
 	dev := b.inner(r.Gateway.PortID)
@@ -265,21 +401,34 @@ func (b *Backend) leaveSteps(w *work, ns *linux.Namespace, r router.Router, a ne
 }
 
 // forwardSteps takes a port forward from old to now; either may be nil.
-func (b *Backend) forwardSteps(r router.Router, c vnet.Change, old, now *router.PortForward, want nat) []linux.Step {
+func (b *Backend) forwardSteps(r router.Router, old, now *router.PortForward, want *nat, end *endings) []linux.Step {
 	ns := b.h.NamespaceRef(b.h.NetnsName(vnet.PartRouter, r.ID))
+	c, _ := router.DiffPortForward(old, now)
 	c.Where = b.h.Name()
 	w := &work{c: c}
-	w.steps = append(w.steps, linux.Step{Phase: linux.Configure, NS: ns, NFT: func(tx *nft.Tx) error {
-		tx.Set(portsMap)
-		if old != nil {
-			for _, e := range forwardElements(*old) {
-				if !slices.ContainsFunc(want.forwards, func(f router.PortForward) bool {
-					return f.ExternalIP == e.Key[0] && protocol(f.Protocol) == e.Key[1] && f.ExternalPort.First <= e.Key[2].(uint16) && e.Key[2].(uint16) <= f.ExternalPort.Last
-				}) {
-					tx.Remove(portsMap, e)
-				}
+	var renamed, remove []nft.Element
+	if old != nil {
+		for _, e := range forwardElements(*old) {
+			ext, proto, port := e.Key[0].(netip.Addr), e.Key[1].(uint8), e.Key[2].(uint16)
+			in, id := want.target(ext, proto, port)
+			same := in == netip.AddrPortFrom(e.Data[0].(netip.Addr), e.Data[1].(uint16))
+			switch {
+			case id == "":
+				remove = append(remove, e)
+			case same && id != old.ID:
+				renamed = append(renamed, e)
+			}
+			if !same {
+				end.ports[portEnd{ext, old.InternalIP, proto, port}] = true
 			}
 		}
+	}
+	if len(renamed) > 0 { // see fipSteps
+		w.steps = append(w.steps, linux.Step{Phase: linux.Connect, NS: ns, NFT: func(tx *nft.Tx) error { tx.Remove(portsMap, renamed...); return nil }})
+	}
+	w.steps = append(w.steps, linux.Step{Phase: linux.Configure, NS: ns, NFT: func(tx *nft.Tx) error {
+		tx.Set(portsMap)
+		tx.Remove(portsMap, remove...)
 		if now != nil {
 			tx.Add(portsMap, forwardElements(*now)...)
 		}
@@ -290,49 +439,145 @@ func (b *Backend) forwardSteps(r router.Router, c vnet.Change, old, now *router.
 	}
 	if old != nil {
 		b.leaveSteps(w, ns, r, old.ExternalIP, want)
-		o := *old
-		b.endSteps(w, ns, func(f rtnl.Flow) bool {
-			return f.Proto == protocol(o.Protocol) && f.Orig.Dst == o.ExternalIP && f.Reply.Src == o.InternalIP &&
-				f.Orig.DstPort >= o.ExternalPort.First && f.Orig.DstPort <= o.ExternalPort.Last
-		})
 	}
 	return w.done()
 }
 
-// known returns the router that a floating IP or port forward is on. nil
-// without an error: it is another host's.
-func (b *Backend) known(id string) (*router.Router, error) {
+// holder returns the router that a floating IP or port forward is on, and what
+// it translates. A nil router without an error is another host's.
+func (b *Backend) holder(ctx context.Context, id string) (*router.Router, *nat, error) {
+	if err := b.learn(ctx, id); err != nil {
+		return nil, nil, err
+	}
 	r, ok := b.routers[id]
 	switch {
 	case !ok:
-		return nil, fmt.Errorf("router %s has not been ensured: %w", id, vnet.ErrNotFound)
+		return nil, nil, fmt.Errorf("router %s: %w", id, vnet.ErrNotFound)
 	case !b.h.Local(r.Host):
-		return nil, nil
+		return nil, b.natOf(id), nil
 	case r.Gateway == nil:
-		return nil, fmt.Errorf("router %s has no gateway: %w", id, vnet.ErrConflict)
+		return nil, nil, fmt.Errorf("router %s has no gateway: %w", id, vnet.ErrConflict)
 	}
-	return &r, nil
+	if _, stands, err := b.namespace(ctx, id); err != nil {
+		return nil, nil, err
+	} else if _, pending := b.t.Pending(vnet.PartRouter, "router", id); !stands && !pending {
+		return nil, nil, fmt.Errorf("router %s: %w", id, vnet.ErrNotFound)
+	}
+	return &r, b.natOf(id), nil
 }
 
-// clash is [vnet.ErrConflict] when what is translated already cannot stand
-// beside f.
-func clash(n nat, g *router.Gateway, f router.FloatingIP) error {
-	for _, o := range n.fips {
-		if o.ID == f.ID {
+// learn reads a router from the kernel that this process has not been told of:
+// its ports, addresses, routes and what it translates. Advertisements and
+// networks cannot be read.
+func (b *Backend) learn(ctx context.Context, id string) error {
+	if _, ok := b.routers[id]; ok {
+		return nil
+	}
+	ns, stands, err := b.namespace(ctx, id)
+	if err != nil || !stands {
+		return err
+	}
+	n, err := b.standingNAT(ctx, id)
+	if err != nil {
+		return err
+	}
+	links, err := ns.RTNL().Links()
+	if err != nil {
+		return err
+	}
+	r := router.Router{ID: id}
+	for _, l := range links {
+		part, kind, pid, ok := b.h.ParseAlias(l.Alias)
+		if !ok || part != vnet.PartRouter {
 			continue
 		}
-		if o.FloatingIP == f.FloatingIP || o.FixedIP == f.FixedIP {
+		list, err := ns.RTNL().Addrs(l.Name)
+		if err != nil {
+			return err
+		}
+		var addrs []netip.Prefix
+		for _, a := range list {
+			if p := a.Prefix; !notOurs(p.Addr()) && !(p.Addr().Is6() && p.Addr().IsLinkLocalUnicast()) && !(p.IsSingleIP() && n.external(p.Addr())) {
+				addrs = append(addrs, p)
+			}
+		}
+		if kind == "gateway" {
+			r.Gateway = &router.Gateway{PortID: pid, MAC: l.MAC, Addresses: addrs, MTU: l.MTU}
+		} else {
+			r.Interfaces = append(r.Interfaces, router.Interface{PortID: pid, MAC: l.MAC, Addresses: addrs, MTU: l.MTU})
+		}
+	}
+	routes, err := ns.RTNL().Routes(0)
+	if err != nil {
+		return err
+	}
+	for _, x := range routes {
+		if x.Protocol == rtnl.ProtoVnet && x.Dst.Bits() > 0 {
+			r.Routes = append(r.Routes, router.Route{Destination: x.Dst, NextHop: x.Via})
+		}
+	}
+	b.routers[id], b.nats[id] = r, n
+	return nil
+}
+
+// find returns the router of which found is true, "" when there is none: first
+// of what this process knows, then of what stands.
+func (b *Backend) find(ctx context.Context, found func(*nat) bool) (routerID string, err error) {
+	for id, n := range b.nats {
+		if found(n) {
+			return id, nil
+		}
+	}
+	ids, err := b.h.Namespaces(ctx, vnet.PartRouter)
+	if err != nil {
+		return "", err
+	}
+	for _, id := range ids {
+		n, err := b.standingNAT(ctx, id)
+		if err != nil {
+			return "", err
+		}
+		if found(n) {
+			if err := b.learn(ctx, id); err != nil {
+				return "", err
+			}
+			b.nats[id] = n
+			return id, nil
+		}
+	}
+	return "", nil
+}
+
+func (b *Backend) natOf(routerID string) *nat {
+	n := b.nats[routerID]
+	if n == nil {
+		n = newNAT()
+		b.nats[routerID] = n
+	}
+	return n
+}
+
+// clash is [vnet.ErrConflict] when f cannot stand beside what is translated.
+func (n *nat) clash(f router.FloatingIP) error {
+	for _, id := range []string{n.ext[f.FloatingIP], n.fixed[f.FixedIP]} {
+		if o := n.fips[id]; id != "" && id != f.ID {
 			return fmt.Errorf("floating IP %s is %s for %s: %w", o.ID, o.FloatingIP, o.FixedIP, vnet.ErrConflict)
 		}
 	}
-	for _, o := range n.forwards {
-		if o.ExternalIP == f.FloatingIP {
-			return fmt.Errorf("port forward %s is on %s: %w", o.ID, o.ExternalIP, vnet.ErrConflict)
-		}
+	if n.shared[f.FloatingIP] > 0 {
+		return fmt.Errorf("%s has port forwards: %w", f.FloatingIP, vnet.ErrConflict)
 	}
-	for _, p := range g.Addresses {
-		if p.Addr() == f.FloatingIP {
-			return fmt.Errorf("%s is the gateway's own address: %w", p.Addr(), vnet.ErrConflict)
+	return nil
+}
+
+// clashForward is [nat.clash] for a port forward.
+func (n *nat) clashForward(f router.PortForward) error {
+	if id := n.ext[f.ExternalIP]; id != "" {
+		return fmt.Errorf("%s is floating IP %s: %w", f.ExternalIP, id, vnet.ErrConflict)
+	}
+	for _, o := range n.forwards {
+		if o.ID != f.ID && o.Overlaps(f) {
+			return fmt.Errorf("port forward %s is on %s ports %d-%d of %s: %w", o.ID, o.Protocol, o.ExternalPort.First, o.ExternalPort.Last, o.ExternalIP, vnet.ErrConflict)
 		}
 	}
 	return nil
@@ -342,118 +587,167 @@ func clash(n nat, g *router.Gateway, f router.FloatingIP) error {
 func (b *Backend) EnsureFloatingIP(ctx context.Context, f router.FloatingIP) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	r, err := b.known(f.RouterID)
+	r, n, err := b.holder(ctx, f.RouterID)
 	if err != nil {
 		return err
 	}
-	if old, ok := b.fips[f.ID]; ok && old.RouterID != f.RouterID {
-		if err := b.deleteFIP(ctx, f.ID); err != nil {
+	if r != nil {
+		if err := r.CheckFloatingIP(f); err != nil {
+			return fmt.Errorf("%w: %w", vnet.ErrConflict, err)
+		}
+		if err := n.clash(f); err != nil {
 			return err
 		}
 	}
+	if at, err := b.find(ctx, func(n *nat) bool { return n.fips[f.ID].ID != "" }); err != nil {
+		return err
+	} else if at != "" && at != f.RouterID {
+		if err := b.deleteFIP(ctx, at, f.ID); err != nil {
+			return err
+		}
+	}
+	f = bare(f)
 	if r != nil {
-		n := b.natOf(r.ID)
-		if err := clash(n, r.Gateway, f); err != nil {
-			return err
-		}
-		old, err := b.standingFIP(ctx, f)
-		if err != nil {
-			return err
-		}
-		n.fips = append(slices.DeleteFunc(n.fips, func(o router.FloatingIP) bool { return o.ID == f.ID }), f)
-		now := bare(f)
-		if old == nil || *old != now {
-			c, _ := router.DiffFloatingIP(old, &now)
-			if err := b.t.Submit(ctx, b.fipSteps(*r, c, old, &now, n)...); err != nil {
+		old, had := n.fips[f.ID]
+		n.addFIP(f)
+		end := newEndings()
+		var steps []linux.Step
+		switch {
+		case !had:
+			steps = b.fipSteps(*r, nil, &f, n, end)
+		case old != f:
+			steps = b.fipSteps(*r, &old, &f, n, end)
+		default:
+			whole, err := b.stands(ctx, *r, f.FloatingIP, func(tx *nft.Tx) error {
+				d, s := fipElements(f)
+				tx.Add(dnatMap, d)
+				tx.Add(snatMap, s)
+				return nil
+			})
+			if err != nil || whole {
 				return err
 			}
+			steps = b.fipSteps(*r, nil, &f, n, end)
+		}
+		ns := b.h.NamespaceRef(b.h.NetnsName(vnet.PartRouter, r.ID))
+		if err := b.t.Submit(ctx, append(steps, end.steps(ns)...)...); err != nil {
+			n.dropFIP(f.ID)
+			if had {
+				n.addFIP(old)
+			}
+			return err
 		}
 	}
-	b.fips[f.ID] = f
+	n.addFIP(f)
 	return nil
 }
 
-// standingFIP is what stands under the id of f: what this process knows, or
-// what is at its address.
-func (b *Backend) standingFIP(ctx context.Context, f router.FloatingIP) (*router.FloatingIP, error) {
-	ns, stands, err := b.namespace(ctx, f.RouterID)
-	if err != nil {
-		return nil, err
+// stands reports whether elements and an external address are in place: what
+// this process knows may have been taken away.
+func (b *Backend) stands(ctx context.Context, r router.Router, a netip.Addr, elements func(tx *nft.Tx) error) (bool, error) {
+	ns, there, err := b.namespace(ctx, r.ID)
+	if err != nil || !there {
+		return !there, err // then it is pending
 	}
-	if !stands {
-		return nil, fmt.Errorf("router %s: %w", f.RouterID, vnet.ErrNotFound)
+	diffs, err := ns.NFT().Check(ctx, elements)
+	if err != nil || len(diffs) > 0 {
+		return false, err
 	}
-	at := f.FloatingIP
-	if old, ok := b.fips[f.ID]; ok {
-		at = old.FloatingIP
-	}
-	data, ok, err := ns.NFT().Lookup(ctx, dnatMap, at)
-	if errors.Is(err, vnet.ErrNotFound) || err == nil && !ok {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &router.FloatingIP{ID: f.ID, RouterID: f.RouterID, FloatingIP: at, FixedIP: data[0].(netip.Addr)}, nil
+	addrs, err := ns.RTNL().Addrs(b.inner(r.Gateway.PortID))
+	return slices.ContainsFunc(addrs, func(x rtnl.Addr) bool { return x.Prefix.Addr() == a }), err
 }
 
 // DeleteFloatingIP implements [router.Backend].
 func (b *Backend) DeleteFloatingIP(ctx context.Context, id string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.deleteFIP(ctx, id)
+	at, err := b.find(ctx, func(n *nat) bool { return n.fips[id].ID != "" })
+	if err != nil || at == "" {
+		return err
+	}
+	return b.deleteFIP(ctx, at, id)
 }
 
-func (b *Backend) deleteFIP(ctx context.Context, id string) error {
-	f, ok := b.fips[id]
-	if !ok {
+func (b *Backend) deleteFIP(ctx context.Context, routerID, id string) error {
+	n := b.natOf(routerID)
+	old := n.fips[id]
+	n.dropFIP(id)
+	err := b.submitGone(ctx, routerID, func(r router.Router, end *endings) []linux.Step { return b.fipSteps(r, &old, nil, n, end) })
+	if err != nil {
+		n.addFIP(old)
+	}
+	return err
+}
+
+// submitGone submits steps for a router that stands here, if it does.
+func (b *Backend) submitGone(ctx context.Context, routerID string, steps func(r router.Router, end *endings) []linux.Step) error {
+	r, ok := b.routers[routerID]
+	if !ok || !b.h.Local(r.Host) {
 		return nil
 	}
-	if r, ok := b.routers[f.RouterID]; ok && b.h.Local(r.Host) {
-		n := b.natOf(r.ID)
-		n.fips = slices.DeleteFunc(n.fips, func(o router.FloatingIP) bool { return o.ID == id })
-		old := bare(f)
-		c, _ := router.DiffFloatingIP(&old, nil)
-		if err := b.t.Submit(ctx, b.fipSteps(r, c, &old, nil, n)...); err != nil {
-			return err
-		}
+	ns, stands, err := b.namespace(ctx, routerID)
+	if err != nil {
+		return err
 	}
-	delete(b.fips, id)
-	return nil
+	if _, pending := b.t.Pending(vnet.PartRouter, "router", routerID); !stands && !pending {
+		return nil
+	}
+	end := newEndings()
+	st := steps(r, end)
+	return b.t.Submit(ctx, append(st, end.steps(ns)...)...)
 }
 
 // EnsurePortForward implements [router.Backend].
 func (b *Backend) EnsurePortForward(ctx context.Context, f router.PortForward) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	r, err := b.known(f.RouterID)
+	f = f.Canonical()
+	r, n, err := b.holder(ctx, f.RouterID)
 	if err != nil {
 		return err
 	}
-	old, had := b.forwards[f.ID]
-	if had && old.RouterID != f.RouterID {
-		if err := b.deleteForward(ctx, f.ID); err != nil {
-			return err
-		}
-		had = false
-	}
-	if r != nil && !(had && old.Equal(f)) {
-		n := b.natOf(r.ID)
-		n.forwards = append(slices.DeleteFunc(n.forwards, func(o router.PortForward) bool { return o.ID == f.ID }), f)
-		s := router.State{Routers: []router.Router{*r}, FloatingIPs: n.fips, PortForwards: n.forwards}
-		if err := s.Validate(); err != nil {
+	if r != nil {
+		if err := r.CheckPortForward(f); err != nil {
 			return fmt.Errorf("%w: %w", vnet.ErrConflict, err)
 		}
-		var o *router.PortForward
-		if had {
-			o = &old
-		}
-		c, _ := router.DiffPortForward(o, &f)
-		if err := b.t.Submit(ctx, b.forwardSteps(*r, c, o, &f, n)...); err != nil {
+		if err := n.clashForward(f); err != nil {
 			return err
 		}
 	}
-	b.forwards[f.ID] = f
+	if at, err := b.find(ctx, func(n *nat) bool { return n.forwards[f.ID].ID != "" }); err != nil {
+		return err
+	} else if at != "" && at != f.RouterID {
+		if err := b.deleteForward(ctx, at, f.ID); err != nil {
+			return err
+		}
+	}
+	if r != nil {
+		old, had := n.forwards[f.ID]
+		n.addForward(f)
+		end := newEndings()
+		var steps []linux.Step
+		switch {
+		case !had:
+			steps = b.forwardSteps(*r, nil, &f, n, end)
+		case old != f:
+			steps = b.forwardSteps(*r, &old, &f, n, end)
+		default:
+			whole, err := b.stands(ctx, *r, f.ExternalIP, func(tx *nft.Tx) error { tx.Add(portsMap, forwardElements(f)...); return nil })
+			if err != nil || whole {
+				return err
+			}
+			steps = b.forwardSteps(*r, nil, &f, n, end)
+		}
+		ns := b.h.NamespaceRef(b.h.NetnsName(vnet.PartRouter, r.ID))
+		if err := b.t.Submit(ctx, append(steps, end.steps(ns)...)...); err != nil {
+			n.dropForward(f.ID)
+			if had {
+				n.addForward(old)
+			}
+			return err
+		}
+	}
+	n.addForward(f)
 	return nil
 }
 
@@ -461,22 +755,20 @@ func (b *Backend) EnsurePortForward(ctx context.Context, f router.PortForward) e
 func (b *Backend) DeletePortForward(ctx context.Context, id string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.deleteForward(ctx, id)
+	at, err := b.find(ctx, func(n *nat) bool { return n.forwards[id].ID != "" })
+	if err != nil || at == "" {
+		return err
+	}
+	return b.deleteForward(ctx, at, id)
 }
 
-func (b *Backend) deleteForward(ctx context.Context, id string) error {
-	f, ok := b.forwards[id]
-	if !ok {
-		return nil
+func (b *Backend) deleteForward(ctx context.Context, routerID, id string) error {
+	n := b.natOf(routerID)
+	old := n.forwards[id]
+	n.dropForward(id)
+	err := b.submitGone(ctx, routerID, func(r router.Router, end *endings) []linux.Step { return b.forwardSteps(r, &old, nil, n, end) })
+	if err != nil {
+		n.addForward(old)
 	}
-	if r, ok := b.routers[f.RouterID]; ok && b.h.Local(r.Host) {
-		n := b.natOf(r.ID)
-		n.forwards = slices.DeleteFunc(n.forwards, func(o router.PortForward) bool { return o.ID == id })
-		c, _ := router.DiffPortForward(&f, nil)
-		if err := b.t.Submit(ctx, b.forwardSteps(r, c, &f, nil, n)...); err != nil {
-			return err
-		}
-	}
-	delete(b.forwards, id)
-	return nil
+	return err
 }

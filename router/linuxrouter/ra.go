@@ -8,7 +8,9 @@ import (
 	"net"
 	"net/netip"
 	"reflect"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mdlayher/ndp"
@@ -27,7 +29,7 @@ const (
 	maxAnswerDelay   = 500 * time.Millisecond
 	prefixValid      = 30 * 24 * time.Hour
 	prefixPreferred  = 7 * 24 * time.Hour
-	solicitationsMax = 64 // answered by unicast at once; more share the next multicast
+	solicitationsMax = 64 // answered by unicast; more share one multicast
 )
 
 // advertiser sends router advertisements for the interfaces it is told of,
@@ -52,16 +54,17 @@ type advert struct {
 
 type sender struct {
 	advert
-	stop context.CancelFunc
-	done chan struct{}
+	stop   context.CancelFunc
+	done   chan struct{}
+	ceases atomic.Bool // the router will be none here any more
 }
 
 func newAdvertiser(h *linux.Host) *advertiser {
 	return &advertiser{h: h, want: map[string]map[string]advert{}, running: map[string]*sender{}}
 }
 
-// set makes the interfaces of r those that are advertised.
-func (a *advertiser) set(r router.Router) {
+// adverts are the interfaces of r to advertise on.
+func (a *advertiser) adverts(r router.Router) map[string]advert {
 	m := map[string]advert{}
 	for _, i := range r.Interfaces {
 		if i.RA == nil || r.AdminDown {
@@ -75,14 +78,33 @@ func (a *advertiser) set(r router.Router) {
 		}
 		m[i.PortID] = x
 	}
+	return m
+}
+
+// set makes the interfaces of r those that are advertised.
+func (a *advertiser) set(r router.Router) {
+	m := a.adverts(r)
 	a.mu.Lock()
 	a.want[r.ID] = m
 	a.mu.Unlock()
 	a.adjust()
 }
 
-// drop ends the advertisements of a router with one that says so, while its
-// devices still stand.
+// keep ends the advertisements of the interfaces that r does not have any
+// more, with one that says so, while the devices still stand.
+func (a *advertiser) keep(r router.Router) {
+	m := a.adverts(r)
+	a.mu.Lock()
+	for id := range a.want[r.ID] {
+		if _, ok := m[id]; !ok {
+			delete(a.want[r.ID], id)
+		}
+	}
+	a.mu.Unlock()
+	a.adjust()
+}
+
+// drop is keep of a router that goes.
 func (a *advertiser) drop(routerID string) {
 	a.mu.Lock()
 	delete(a.want, routerID)
@@ -102,6 +124,9 @@ func (a *advertiser) adjust() {
 	var ending []*sender
 	for id, s := range a.running {
 		if x, ok := all[id]; !ok || a.ctx == nil || !reflect.DeepEqual(x, s.advert) {
+			if !ok {
+				s.ceases.Store(true)
+			}
 			s.stop()
 			ending = append(ending, s)
 			delete(a.running, id)
@@ -121,7 +146,7 @@ func (a *advertiser) adjust() {
 			continue
 		}
 		ctx, cancel := context.WithCancel(a.ctx)
-		s := &sender{x, cancel, make(chan struct{})}
+		s := &sender{advert: x, stop: cancel, done: make(chan struct{})}
 		a.running[id] = s
 		a.wg.Go(func() {
 			defer close(s.done)
@@ -132,7 +157,9 @@ func (a *advertiser) adjust() {
 }
 
 // Serve implements [router.Runner]: it sends router advertisements until ctx
-// ends, and then those that say the router is none any more.
+// ends. It then says nothing: the routers go on without this process, and the
+// next one will be served before their lifetime is over. That a router is none
+// any more is said when its interface, its advertisements or itself are removed.
 func (b *Backend) Serve(ctx context.Context) error {
 	b.a.mu.Lock()
 	if b.a.ctx != nil {
@@ -190,16 +217,17 @@ func (s *sender) session(ctx context.Context, h *linux.Host) error {
 	}
 	defer c.Close()
 	allNodes := netip.MustParseAddr("ff02::1")
-	solicited := make(chan netip.Addr, solicitationsMax)
+	solicited := make(chan netip.Addr, solicitationsMax+1)
 	failed := make(chan error, 1)
 	go func() {
 		for {
-			m, _, from, err := c.ReadFrom()
+			m, cm, from, err := c.ReadFrom()
 			if err != nil {
 				failed <- err
 				return
 			}
-			if _, ok := m.(*ndp.RouterSolicitation); !ok {
+			// RFC 4861, 6.1.1: from this link, not routed to here.
+			if rs, ok := m.(*ndp.RouterSolicitation); !ok || cm == nil || cm.HopLimit != 255 || from.IsUnspecified() && hasSource(rs) {
 				continue
 			}
 			select {
@@ -208,42 +236,63 @@ func (s *sender) session(ctx context.Context, h *linux.Host) error {
 			}
 		}
 	}()
+	lifetime := 3 * s.interval()
 	sent, last := 0, time.Time{}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	// RFC 4861, 6.2.6: answers wait for a random time, which those who ask
+	// meanwhile share.
+	asking := map[netip.Addr]bool{}
+	answer := time.NewTimer(time.Hour)
+	answer.Stop()
+	defer answer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			// RFC 4861, 6.2.5: a router that ceases says so.
-			return c.WriteTo(s.message(0), nil, allNodes)
+			if s.ceases.Load() { // RFC 4861, 6.2.5
+				return c.WriteTo(s.message(0), nil, allNodes)
+			}
+			return nil
 		case err := <-failed:
 			return err
 		case <-timer.C:
-			if err := c.WriteTo(s.message(3*s.interval()), nil, allNodes); err != nil {
+			if err := c.WriteTo(s.message(lifetime), nil, allNodes); err != nil {
 				return err
 			}
 			sent, last = sent+1, time.Now()
+			clear(asking) // they have heard it
+			answer.Stop()
 			next := s.interval()/3 + rand.N(s.interval()*2/3)
 			if sent < initialAdverts {
 				next = min(next, initialInterval)
 			}
-			timer.Reset(next)
+			timer.Reset(max(next, minDelayBetween))
 		case from := <-solicited:
-			if from.IsUnspecified() {
-				// It cannot be answered by unicast: the next multicast comes sooner,
-				// but not within three seconds of the last.
-				wait := rand.N(maxAnswerDelay)
-				if early := time.Until(last.Add(minDelayBetween)); sent >= initialAdverts && early > wait {
-					wait = early
-				}
-				timer.Reset(wait)
+			if len(asking) == 0 {
+				answer.Reset(rand.N(maxAnswerDelay))
+			}
+			asking[from] = true
+		case <-answer.C:
+			if asking[netip.IPv6Unspecified()] || len(asking) > solicitationsMax {
+				// Not by unicast, and not sooner after the last than is allowed.
+				timer.Reset(max(0, time.Until(last.Add(minDelayBetween))))
 				continue
 			}
-			if err := c.WriteTo(s.message(3*s.interval()), nil, from); err != nil && !errors.Is(err, net.ErrClosed) {
-				h.Logger().Debug("router advertisement", "to", from, "err", err)
+			for to := range asking {
+				if err := c.WriteTo(s.message(lifetime), nil, to); err != nil && !errors.Is(err, net.ErrClosed) {
+					h.Logger().Debug("router advertisement", "to", to, "err", err)
+				}
 			}
+			clear(asking)
 		}
 	}
+}
+
+func hasSource(rs *ndp.RouterSolicitation) bool {
+	return slices.ContainsFunc(rs.Options, func(o ndp.Option) bool {
+		l, ok := o.(*ndp.LinkLayerAddress)
+		return ok && l.Direction == ndp.Source
+	})
 }
 
 func (s *sender) interval() time.Duration {

@@ -154,9 +154,20 @@ func TestRouterAdvertisementsConfigureTheKernel(t *testing.T) {
 		return strings.Contains(out, want)
 	})
 	require.Contains(t, s.vm.IP("-6", "route"), "default via fe80::ff:fe00:1")
+	// The end of this process is not the end of the router; that of its
+	// advertisements is.
 	cap := s.vm.Capture("eth0")
 	cancel()
 	require.ErrorIs(t, <-done, context.Canceled)
-	final := cap.Wait(time.Second, func(f lab.Frame) bool { return f.ICMPType == 134 })
-	require.Zero(t, final.ICMPSeq, "router lifetime of the last advertisement")
+	cap.None(100*time.Millisecond, func(f lab.Frame) bool { return f.ICMPType == 134 })
+	ctx, cancel = context.WithCancel(context.Background())
+	defer cancel()
+	go func() { done <- s.svc.Serve(ctx) }()
+	cap.Wait(3*time.Second, func(f lab.Frame) bool { return f.ICMPType == 134 && f.ICMPSeq == 12 })
+	silent := r1.Clone()
+	silent.Interfaces[0].RA = nil
+	require.NoError(t, s.svc.EnsureRouter(ctx, silent))
+	cap.Wait(time.Second, func(f lab.Frame) bool { return f.ICMPType == 134 && f.ICMPSeq == 0 })
+	cancel()
+	<-done
 }
