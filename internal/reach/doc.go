@@ -20,6 +20,9 @@
 //   - Address resolution by the router and by machines passes: ARP and ND are
 //     always possible.
 //   - Every packet is whole; fragments and options are out of scope.
+//   - A frame to a MAC that nobody is known by, as one of an allowed pair that
+//     nobody uses, is flooded.
+//   - Of several extra routes to one destination the first is taken.
 //
 // # What routers do
 //
@@ -28,7 +31,8 @@
 // the gateway the source becomes the sender's floating IP or, unless SNAT is
 // disabled, the gateway's first IPv4 address; what was translated and goes from
 // one internal network to one is given such a source too (hairpin). IPv6 is
-// never translated.
+// never translated. What opens no connection and is of none is not translated,
+// and does not leave by a gateway with SNAT.
 //
 // # Connections
 //

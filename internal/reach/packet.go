@@ -29,6 +29,8 @@ type Packet struct {
 	TTL              uint8 // zero: 64
 	// Middle: a TCP segment that is no SYN, as from the middle of a stream.
 	Middle bool
+	// About is, of an ICMP error, the packet that it is about.
+	About *Packet
 	// EtherType makes it a frame that is neither IP nor ARP, 0x8100 for one with
 	// an 802.1Q tag; only the MACs count, and DstMAC is needed.
 	EtherType uint16
@@ -80,6 +82,9 @@ func (p Packet) String() string {
 	default:
 		s += fmt.Sprintf(" proto %d", p.Proto)
 	}
+	if p.About != nil {
+		s += fmt.Sprintf(" about %s > %s", p.About.Src, p.About.Dst)
+	}
 	if !p.DstMAC.IsZero() {
 		s += " to " + p.DstMAC.String()
 	}
@@ -96,6 +101,9 @@ type Arrival struct {
 	// Foreign: the destination is no address of the machine that got it; there
 	// will be no answer.
 	Foreign bool
+	// Flooded: nobody was known by the destination MAC, so everybody hears the
+	// frame, as far as the network floods. It is Foreign to all of them.
+	Flooded bool
 }
 
 // Drop is what ended a packet.
@@ -168,6 +176,15 @@ func (p Packet) tuple() tuple {
 		t.srcPort, t.dstPort = 0, 0
 	}
 	return t
+}
+
+// answers reports whether k is a reply to a packet seen as t, or an ICMP error
+// about it.
+func (k Packet) answers(t tuple) bool {
+	if k.About != nil {
+		return k.About.tuple() == t
+	}
+	return k.tuple() == t.reversed()
 }
 
 func (t tuple) reversed() tuple { return tuple{t.dst, t.src, t.proto, t.dstPort, t.srcPort} }

@@ -320,3 +320,93 @@ func TestPortSecurity(t *testing.T) {
 		require.Equal(t, c.pass, v.OK(), "%s: %s", c.says, v.Explain())
 	}
 }
+
+// "Replies and related ICMP pass": an error goes back the way of the packet it
+// is about, and says of it what the sender sent (RFC 5508, section 4).
+func TestErrorsAreRelated(t *testing.T) {
+	m, err := New(world())
+	require.NoError(t, err)
+	v := m.Send(Packet{From: "server", Dst: ip("203.0.113.50"), Proto: TCP, SrcPort: 1000, DstPort: 80})
+	back := v.Unreachable()
+	require.True(t, back.OK(), back.Explain())
+	a := back.Arrivals[0]
+	require.Equal(t, "server", a.ID)
+	require.Equal(t, ip("203.0.113.50"), a.Packet.Src, "the address that was asked")
+	require.Equal(t, ip("203.0.113.50"), a.Packet.About.Dst)
+	require.Equal(t, []uint16{1000, 80}, []uint16{a.Packet.About.SrcPort, a.Packet.About.DstPort})
+
+	v = m.Send(Packet{From: "blue1", Dst: ip("203.0.113.1"), Proto: UDP, SrcPort: 1000, DstPort: 53})
+	back = v.Unreachable()
+	require.True(t, back.OK(), back.Explain())
+	a = back.Arrivals[0]
+	require.Equal(t, []string{"blue1", "203.0.113.1", "10.0.0.5", "10.0.0.5"}, []string{a.ID, a.Packet.Src.String(), a.Packet.Dst.String(), a.Packet.About.Src.String()})
+
+	// About nothing that was sent, it is invalid.
+	about := Packet{Src: ip("10.0.0.5"), Dst: ip("10.0.0.6"), Proto: UDP, SrcPort: 1, DstPort: 2}
+	v = m.Send(Packet{From: "red2", Dst: ip("10.0.0.5"), Proto: ICMP, ICMPType: 3, ICMPCode: 3, About: &about})
+	require.False(t, v.OK())
+}
+
+// A switch floods what it does not know (package overlay, Flooding), and a
+// router none of it, nor broadcasts (RFC 1812, 5.3.5).
+func TestFlooding(t *testing.T) {
+	w := world()
+	for i := range w.SecGroup.Ports {
+		w.SecGroup.Ports[i] = secgroup.Port{ID: w.SecGroup.Ports[i].ID, NetworkID: w.SecGroup.Ports[i].NetworkID, MAC: w.SecGroup.Ports[i].MAC, DisablePortSecurity: true}
+	}
+	here := w.Overlay.Ports[0].Clone()
+	here.ID, here.MAC, here.FixedIPs, here.Filtered = "red3", mac(0x33), nil, false
+	w.Overlay.Ports = append(w.Overlay.Ports, here)
+	heard := func(w World, k Packet) (ids []string, v Verdict) {
+		m, err := New(w)
+		require.NoError(t, err)
+		k.From, k.Proto = "red1", UDP
+		v = m.Send(k)
+		for _, a := range v.Arrivals {
+			ids = append(ids, a.ID)
+		}
+		return ids, v
+	}
+	unknown := Packet{Dst: ip("10.0.0.6"), DstMAC: mac(0x99)}
+	ids, v := heard(w, unknown)
+	require.Equal(t, []string{"red3"}, ids, "on its host only")
+	require.True(t, v.Arrivals[0].Flooded && v.Arrivals[0].Foreign)
+	own := unknown
+	own.DstMAC = w.Overlay.Ports[0].MAC
+	ids, _ = heard(w, own)
+	require.Empty(t, ids, "no frame comes back by the port it came from")
+	for _, dst := range []string{"255.255.255.255", "10.0.0.255"} {
+		ids, v = heard(w, Packet{Dst: ip(dst)})
+		require.Equal(t, []string{"red3"}, ids, v.Explain())
+		require.Equal(t, broadcastMAC, v.Arrivals[0].Packet.DstMAC)
+	}
+	ids, v = heard(w, Packet{Dst: ip("224.0.0.251")})
+	require.Equal(t, []string{"red2", "red3"}, ids, "multicast crosses tunnels")
+	require.Equal(t, vnet.MAC{1, 0, 0x5e, 0, 0, 0xfb}, v.Arrivals[0].Packet.DstMAC)
+	ids, v = heard(w, Packet{Dst: ip("203.0.113.255")})
+	require.Empty(t, ids, "directed broadcasts end at the router: %s", v.Explain())
+	w.Overlay.Networks[1].Flooding = overlay.Flooding{Broadcast: true, UnknownUnicast: true, NoMulticast: true}
+	for _, k := range []Packet{unknown, {Dst: ip("255.255.255.255")}} {
+		ids, _ = heard(w, k)
+		require.Equal(t, []string{"red2", "red3"}, ids)
+	}
+	ids, _ = heard(w, Packet{Dst: ip("224.0.0.251")})
+	require.Equal(t, []string{"red3"}, ids)
+}
+
+// Routers translate what opens a connection or is of one; the rest does not
+// leave where sources are hidden.
+func TestNothingLeavesUntranslated(t *testing.T) {
+	w := world()
+	w.SecGroup.Ports[0] = secgroup.Port{ID: "red1", NetworkID: "red", MAC: w.Overlay.Ports[0].MAC, DisablePortSecurity: true}
+	k := Packet{From: "red1", Dst: ip("203.0.113.1"), Proto: TCP, SrcPort: 1, DstPort: 2, Middle: true}
+	m, err := New(w)
+	require.NoError(t, err)
+	require.Equal(t, Drop{"router", "router r-red", "it is of no connection"}, m.Send(k).Drops[0])
+	gateway := *w.Router.Routers[0].Gateway
+	gateway.DisableSNAT = true
+	w.Router.Routers[0].Gateway = &gateway
+	m, err = New(w)
+	require.NoError(t, err)
+	require.Equal(t, ip("10.0.0.5"), m.Send(k).Arrivals[0].Packet.Src)
+}

@@ -47,6 +47,11 @@ func (w *walk) route(r *router.Router, in string, k Packet) {
 		w.drop("router", name, "it goes round in circles")
 		return
 	}
+	// RFC 1812, 5.3.7, and RFC 919.
+	if k.Src.IsUnspecified() || k.Src.IsMulticast() || k.Src.IsLoopback() || k.Dst.IsLoopback() || k.Dst == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+		w.drop("router", name, "%s to %s is nothing to forward", k.Src, k.Dst)
+		return
+	}
 	var from side
 	all := sides(r)
 	for _, s := range all {
@@ -56,14 +61,18 @@ func (w *walk) route(r *router.Router, in string, k Packet) {
 	}
 	// A reply is translated back, as what it answers was translated.
 	back, isBack := w.v.conn.routers[r.ID]
-	isBack = isBack && w.reply && back.out.reversed() == k.tuple()
+	isBack = isBack && w.reply && k.answers(back.out)
 	came := k.tuple()
 	dnat := ""
 	switch {
+	case isBack && k.About != nil:
+		if back.in.src != back.out.src {
+			k.Dst = back.in.src
+		}
 	case isBack:
 		t := back.in.reversed()
 		k.Dst, k.DstPort = t.dst, t.dstPort
-	default:
+	case k.opens():
 		if dnat = w.destination(r, &k); dnat != "" {
 			w.note("router", name, dnat)
 		}
@@ -90,10 +99,25 @@ func (w *walk) route(r *router.Router, in string, k Packet) {
 		w.drop("router", name, "it has no route to %s", k.Dst)
 		return
 	}
-	if isBack {
+	switch {
+	case isBack && k.About != nil:
+		if back.in.dst != back.out.dst {
+			k.Src = back.in.dst
+		}
+		about := *k.About
+		about.Src, about.SrcPort, about.Dst, about.DstPort = back.in.src, back.in.srcPort, back.in.dst, back.in.dstPort
+		k.About = &about
+	case isBack:
 		t := back.in.reversed()
 		k.Src, k.SrcPort = t.src, t.srcPort
-	} else {
+	case !k.opens():
+		// Nothing is translated that opens no connection, and what would leave
+		// untranslated where sources are hidden does not leave.
+		if k.Src.Is4() && to.gateway && !from.gateway && !r.Gateway.DisableSNAT {
+			w.drop("router", name, "it is of no connection")
+			return
+		}
+	default:
 		if snat := w.source(r, from, to, dnat != "", &k); snat != "" {
 			w.note("router", name, snat)
 		}
@@ -101,10 +125,18 @@ func (w *walk) route(r *router.Router, in string, k Packet) {
 			w.v.conn.routers[r.ID] = xlate{came, k.tuple()}
 		}
 	}
+	if isBroadcast4(to.addrs, hop) {
+		w.drop("router", name, "it forwards no broadcasts (RFC 2644)")
+		return
+	}
 	w.note("router", name, fmt.Sprintf("by %s to %s", to.id, hop))
 	k.SrcMAC, k.DstMAC = to.mac, vnet.MAC{}
 	self := endpoint{kind: "router", id: r.ID, side: to.id, mac: to.mac, host: r.Host}
 	w.onto(w.m.nets[to.network], self, k, hop)
+}
+
+func isBroadcast4(addrs []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(addrs, func(p netip.Prefix) bool { return isBroadcast(p, a) })
 }
 
 // destination translates to a floating IP's fixed IP or a forwarded port.

@@ -29,7 +29,15 @@ func (m *Model) Send(k Packet) Verdict {
 // from. For ICMP echo it is the echo reply; for the rest the same protocol with
 // ports swapped. OK of the result means that the sender gets it as the answer
 // to what it sent.
-func (v Verdict) Reply() Verdict {
+func (v Verdict) Reply() Verdict { return v.back(false) }
+
+// Unreachable says what becomes of an ICMP error about a packet that arrived
+// at a machine: port unreachable (RFC 792; RFC 4443, 3.1), from the machine to
+// whom the packet seemed to come from. It passes where the packet made a
+// connection, is translated as replies are, and the packet inside it too.
+func (v Verdict) Unreachable() Verdict { return v.back(true) }
+
+func (v Verdict) back(refused bool) Verdict {
 	if !v.OK() {
 		return Verdict{Drops: []Drop{{"sender", "nobody", "nothing arrived that could be answered"}}, m: v.m}
 	}
@@ -37,8 +45,17 @@ func (v Verdict) Reply() Verdict {
 	if a.Foreign {
 		return Verdict{Drops: []Drop{{"sender", a.Kind + " " + a.ID, a.Packet.Dst.String() + " is not its address"}}, m: v.m}
 	}
+	if !a.Packet.isIP() || a.Packet.DstMAC[0]&1 == 1 {
+		return Verdict{Drops: []Drop{{"sender", a.Kind + " " + a.ID, "what is sent to a group, or is not IP, has no answer of its connection"}}, m: v.m}
+	}
 	k := Packet{From: a.ID, Src: a.Packet.Dst, Dst: a.Packet.Src, Proto: a.Packet.Proto, SrcPort: a.Packet.DstPort, DstPort: a.Packet.SrcPort, Middle: a.Packet.Proto == TCP}
 	switch {
+	case refused:
+		about := a.Packet
+		k = Packet{From: a.ID, Src: k.Src, Dst: k.Dst, Proto: ICMP, ICMPType: 3, ICMPCode: 3, About: &about}
+		if k.Dst.Is6() {
+			k.Proto, k.ICMPType, k.ICMPCode = ICMPv6, 1, 4
+		}
 	case k.Proto == ICMP && a.Packet.ICMPType == 8:
 		k.ICMPType = 0
 	case k.Proto == ICMPv6 && a.Packet.ICMPType == 128:
@@ -91,6 +108,8 @@ type walk struct {
 	v     Verdict
 	reply bool
 	hops  int
+	// flooded: the frame is on its way to a MAC that nobody is known by.
+	flooded bool
 }
 
 func (m *Model) walk() *walk {
@@ -209,6 +228,39 @@ func (x machine) next(dst netip.Addr) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
+var broadcastMAC = vnet.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+
+// groupMAC is the MAC that broadcast and multicast addresses are sent to (RFC
+// 1112, 6.4; RFC 2464, 7); zero for unicast ones.
+func (x machine) groupMAC(dst netip.Addr) vnet.MAC {
+	switch {
+	case dst == netip.AddrFrom4([4]byte{255, 255, 255, 255}),
+		slices.ContainsFunc(x.onLink, func(p netip.Prefix) bool { return isBroadcast(p, dst) }):
+		return broadcastMAC
+	case dst.IsMulticast() && dst.Is4():
+		b := dst.As4()
+		return vnet.MAC{1, 0, 0x5e, b[1] & 0x7f, b[2], b[3]}
+	case dst.IsMulticast():
+		b := dst.As16()
+		return vnet.MAC{0x33, 0x33, b[12], b[13], b[14], b[15]}
+	}
+	return vnet.MAC{}
+}
+
+// isBroadcast reports whether a is the broadcast address of an IPv4 subnet.
+func isBroadcast(p netip.Prefix, a netip.Addr) bool {
+	if !a.Is4() || p.Bits() > 30 || !p.Contains(a) {
+		return false
+	}
+	b := a.As4()
+	for i := p.Bits(); i < 32; i++ {
+		if b[i/8]&(0x80>>(i%8)) == 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // leave takes a packet from a port or station onto its network.
 func (w *walk) leave(k Packet) {
 	x, ok := w.m.sender(k.From)
@@ -226,7 +278,10 @@ func (w *walk) leave(k Packet) {
 		w.drop("sender", x.name(), "a frame that is not IP needs a destination MAC")
 		return
 	}
-	if k.isIP() && k.DstMAC.IsZero() && !k.Dst.IsMulticast() {
+	if k.isIP() && k.DstMAC.IsZero() {
+		k.DstMAC = x.groupMAC(k.Dst)
+	}
+	if k.isIP() && k.DstMAC.IsZero() {
 		if w.m.service(n, k.Dst) { // the route to it by option 121, or the gateway's
 			hop = k.Dst
 		} else if hop, ok = x.next(k.Dst); !ok {
@@ -299,7 +354,7 @@ func (w *walk) judge(p *secgroup.Port, d secgroup.Direction, k Packet, remote ne
 		if d == secgroup.Ingress {
 			opposite = p.ID + " " + string(secgroup.Egress)
 		}
-		if s, ok := w.v.conn.ports[opposite]; ok && s.t.reversed() == k.tuple() && !s.stateless {
+		if s, ok := w.v.conn.ports[opposite]; ok && k.answers(s.t) && !s.stateless {
 			w.note(stage, name, "a reply of a connection that was let through")
 			return true
 		}
@@ -327,7 +382,10 @@ func (w *walk) onto(n *overlay.Network, from endpoint, k Packet, hop netip.Addr)
 		w.drop("network", "network "+n.ID, "it is down")
 		return
 	}
-	if k.ARP != nil && k.DstMAC.IsZero() || k.DstMAC.IsZero() && k.Dst.IsMulticast() || !k.DstMAC.IsZero() && k.DstMAC[0]&1 == 1 {
+	if k.ARP != nil && k.DstMAC.IsZero() {
+		k.DstMAC = broadcastMAC
+	}
+	if !k.DstMAC.IsZero() && k.DstMAC[0]&1 == 1 {
 		w.flood(n, from, k)
 		return
 	}
@@ -338,7 +396,16 @@ func (w *walk) onto(n *overlay.Network, from endpoint, k Packet, hop netip.Addr)
 				return
 			}
 		}
-		w.drop("network", "network "+n.ID, "nobody there has the MAC %s", k.DstMAC)
+		if k.DstMAC == from.mac {
+			w.drop("network", "network "+n.ID, "%s is the sender's own MAC", k.DstMAC)
+			return
+		}
+		w.note("network", "network "+n.ID, "nobody is known by "+k.DstMAC.String())
+		w.flooded = true
+		w.flood(n, from, k)
+		if !w.v.OK() && len(w.v.Drops) == 0 {
+			w.drop("network", "network "+n.ID, "nobody there has the MAC %s", k.DstMAC)
+		}
 		return
 	}
 	e, ok := w.m.whoHas(n.ID, from, hop)
@@ -354,13 +421,19 @@ func (w *walk) onto(n *overlay.Network, from endpoint, k Packet, hop netip.Addr)
 // flood gives a frame to everybody who hears it: across tunnels only what the
 // network floods.
 func (w *walk) flood(n *overlay.Network, from endpoint, k Packet) {
-	broadcast := k.ARP != nil || k.DstMAC == vnet.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+	floods := !n.Flooding.NoMulticast
+	switch {
+	case w.flooded:
+		floods = n.Flooding.UnknownUnicast
+	case k.DstMAC == broadcastMAC:
+		floods = n.Flooding.Broadcast
+	}
 	for _, e := range w.m.at[n.ID] {
 		if e.kind == from.kind && e.id == from.id && e.side == from.side || !w.m.hears(n, from, e) {
 			continue
 		}
 		crosses := e.host != from.host && !e.everywhere && n.Segment.Type.Tunnel()
-		if crosses && (broadcast && !n.Flooding.Broadcast || !broadcast && n.Flooding.NoMulticast) {
+		if crosses && !floods || w.flooded && e.kind != "port" && e.kind != "station" {
 			continue
 		}
 		w.enter(n, e, k)
@@ -372,7 +445,7 @@ func (w *walk) enter(n *overlay.Network, e endpoint, k Packet) {
 	switch e.kind {
 	case "station":
 		s := w.m.stations[e.id]
-		if s.Forwards && k.isIP() && !k.Dst.IsMulticast() && !slices.Contains(e.ips, k.Dst) {
+		if s.Forwards && !w.flooded && k.isIP() && !k.Dst.IsMulticast() && !slices.Contains(e.ips, k.Dst) {
 			w.forward(n, e, k)
 			return
 		}
@@ -400,7 +473,8 @@ func (w *walk) enter(n *overlay.Network, e endpoint, k Packet) {
 		}
 		w.arrive(e, k)
 	case "router":
-		if k.isIP() && !k.Dst.IsMulticast() {
+		// What is sent to a group is not forwarded.
+		if k.isIP() && !k.Dst.IsMulticast() && k.DstMAC[0]&1 == 0 {
 			w.route(w.m.routers[e.id], e.side, k)
 		}
 	}
@@ -425,8 +499,8 @@ func (w *walk) forward(n *overlay.Network, e endpoint, k Packet) {
 }
 
 func (w *walk) arrive(e endpoint, k Packet) {
-	foreign := k.isIP() && !k.Dst.IsMulticast() && !slices.Contains(e.ips, k.Dst) && k.Dst != e.mac.LinkLocal()
-	w.v.Arrivals = append(w.v.Arrivals, Arrival{Kind: e.kind, ID: e.id, Packet: k, AnySrcPort: w.translated(), Foreign: foreign})
+	foreign := w.flooded || k.isIP() && k.DstMAC[0]&1 == 0 && !k.Dst.IsMulticast() && !slices.Contains(e.ips, k.Dst) && k.Dst != e.mac.LinkLocal()
+	w.v.Arrivals = append(w.v.Arrivals, Arrival{Kind: e.kind, ID: e.id, Packet: k, AnySrcPort: w.translated(), Foreign: foreign, Flooded: w.flooded})
 }
 
 func (w *walk) translated() bool {
