@@ -413,6 +413,8 @@ func (b *Backend) patchSteps(w *work, n overlay.Network, phys *rtnl.Link, mtu in
 			w.step(linux.LinkAdd, func(context.Context) error { return rt.SetAlias(dev, b.h.Alias(vnet.PartOverlay, "patch", id)) }, nil)
 			w.sysctl(linux.LinkAdd, portSysctls(dev, mtu))
 		}
+		// A bridge takes the least MTU of its ports; this one is not ours to lower.
+		w.step(linux.LinkAdd, func(context.Context) error { return rt.SetMTU(theirs, phys.MTU) }, nil)
 	}
 	t, err := b.link(theirs)
 	if err != nil {
