@@ -69,6 +69,11 @@ func (e *endings) port(old secgroup.Port, now *secgroup.Port, of func(string)) {
 		}
 	}
 	if !e.f.local(old) {
+		// It moves here: its connections were seen on their way through this
+		// host, by rules of nobody's.
+		if now != nil && e.f.local(*now) && e.f.enforced(now) {
+			e.networks[now.NetworkID] = true
+		}
 		return
 	}
 	here := now != nil && e.f.local(*now) && now.NetworkID == old.NetworkID
