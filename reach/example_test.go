@@ -54,3 +54,29 @@ func Example() {
 	//   network, network lan: 192.0.2.2 is at port vm2
 	//   dropped by ingress rules of port vm2: no rule allows it
 }
+
+// Who reaches whom, by ping.
+func ExampleModel_Matrix() {
+	var w reach.World
+	w.Overlay.Networks = []overlay.Network{{ID: "lan", Segment: overlay.Segment{Type: overlay.Local}, Subnets: []overlay.Subnet{{ID: "lan4", CIDR: netip.MustParsePrefix("192.0.2.0/24")}}}}
+	w.SecGroup.Groups = []secgroup.Group{secgroup.DefaultGroup("default"), {ID: "quiet", Rules: []secgroup.Rule{{ID: "out", Direction: secgroup.Egress, Ethertype: secgroup.IPv4}}}}
+	for i, group := range []string{"default", "default", "quiet"} {
+		p := overlay.Port{ID: fmt.Sprintf("vm%d", i+1), NetworkID: "lan", MAC: vnet.MAC{2, 0, 0, 0, 0, byte(i)}, FixedIPs: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)})}, Filtered: true}
+		w.Overlay.Ports = append(w.Overlay.Ports, p)
+		w.SecGroup.Ports = append(w.SecGroup.Ports, secgroup.Port{ID: p.ID, NetworkID: "lan", MAC: p.MAC, FixedIPs: p.FixedIPs, Groups: []string{group}})
+	}
+	m, err := reach.New(w)
+	if err != nil {
+		panic(err)
+	}
+	for _, c := range m.Matrix(reach.Probe{Proto: reach.ICMP}) {
+		fmt.Println(c.From, c.To, c.OK)
+	}
+	// Output:
+	// vm1 vm2 true
+	// vm1 vm3 false
+	// vm2 vm1 true
+	// vm2 vm3 false
+	// vm3 vm1 false
+	// vm3 vm2 false
+}

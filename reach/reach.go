@@ -11,6 +11,8 @@
 package reach
 
 import (
+	"net/netip"
+
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/internal/reach"
 )
@@ -34,6 +36,10 @@ type (
 	Drop = reach.Drop
 	// Step is one station of a packet's way.
 	Step = reach.Step
+	// Probe is what Matrix sends.
+	Probe = reach.Probe
+	// Cell says whether one machine reaches an address of another.
+	Cell = reach.Cell
 )
 
 // IP protocol numbers, for Packet.Proto.
@@ -64,6 +70,17 @@ func (m *Model) Send(k Packet) Verdict { return m.m.Send(k) }
 // Connect says whether a connection comes about: the packet arrives, and its
 // answer comes back from the address it was sent to.
 func (m *Model) Connect(k Packet) (there, back Verdict, ok bool) { return m.m.Connect(k) }
+
+// Matrix is the reach of every port and station to every address of every
+// other, and to all floating IPs, for each of the probes.
+func (m *Model) Matrix(probes ...Probe) []Cell { return m.m.Matrix(probes...) }
+
+// Route is what a port's machine or a station does with a destination: the
+// neighbour it hands packets to, which is dst itself when that is on-link, and
+// the address it sends from. [vnet.ErrNotFound] is for an unknown sender.
+func (m *Model) Route(from string, dst netip.Addr) (hop, source netip.Addr, err error) {
+	return m.m.Route(from, dst)
+}
 
 // Explain is the packet's way, stage by stage, with the rules that decided.
 func (m *Model) Explain(k Packet) vnet.Explanation { return m.m.Send(k).Explain() }
