@@ -148,6 +148,21 @@ func TestTwoOwners(t *testing.T) {
 	require.True(t, p.Empty(), p)
 }
 
+// A physical bridge keeps its MTU, whatever its networks have.
+func TestPhysicalBridgeKeepsItsMTU(t *testing.T) {
+	_, ms := machines(t, 1, func(_ *lab.Lab, m *machine) { physicalBridge(m) })
+	f, err := overlay.New(ms[0].backend(t), nil)
+	require.NoError(t, err)
+	for _, mtu := range []int{1280, 1400, 0, 1300} {
+		s := overlay.State{Networks: []overlay.Network{{ID: "n", Segment: overlay.Segment{Type: overlay.Flat, PhysicalNetwork: "physnet"}, MTU: mtu}}}
+		require.NoError(t, f.Sync(t.Context(), s, vnet.SyncOptions{}))
+		require.Contains(t, ms[0].NS.IP("link", "show", "dev", "brphys"), "mtu 1500 ")
+		p, err := f.Plan(t.Context(), s)
+		require.NoError(t, err)
+		require.True(t, p.Empty(), p)
+	}
+}
+
 // What is collected in a batch is done when it commits, and its plan is that of
 // Sync.
 func TestBatch(t *testing.T) {

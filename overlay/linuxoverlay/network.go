@@ -416,9 +416,17 @@ func (b *Backend) patchSteps(w *work, n overlay.Network, phys *rtnl.Link, mtu in
 		// A bridge takes the least MTU of its ports; this one is not ours to lower.
 		w.step(linux.LinkAdd, func(context.Context) error { return rt.SetMTU(theirs, phys.MTU) }, nil)
 	}
+	if l != nil && l.MTU != mtu {
+		w.differ("patch mtu", l.MTU, mtu, vnet.ImpactSome)
+		w.step(linux.LinkAdd, func(context.Context) error { return rt.SetMTU(ours, mtu) }, nil)
+	}
 	t, err := b.link(theirs)
 	if err != nil {
 		return err
+	}
+	if l == nil {
+		// A bridge takes the least MTU of its ports: the physical one keeps its own.
+		w.step(linux.LinkAdd, func(context.Context) error { return rt.SetMTU(theirs, phys.MTU) }, nil)
 	}
 	if t == nil || t.Master != phys.Index || !t.Up {
 		if t != nil {
