@@ -410,3 +410,21 @@ func TestNothingLeavesUntranslated(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, ip("10.0.0.5"), m.Send(k).Arrivals[0].Packet.Src)
 }
+
+// A station that routes passes on what is for others, and hears broadcasts as
+// everybody does.
+func TestStationsThatForward(t *testing.T) {
+	w := world()
+	w.Stations[0].Forwards = true
+	w.Stations = append(w.Stations, Station{ID: "far", NetworkID: "public", MAC: mac(0xef), Addresses: pfxs("203.0.113.2/24", "2001:db8:ff::2/64"),
+		Routes: []router.Route{{Destination: pfx("2001:db8:1::/64"), NextHop: ip("2001:db8:ff::1")}}})
+	m, err := New(w)
+	require.NoError(t, err)
+	v := m.Send(Packet{From: "far", Dst: ip("255.255.255.255"), Proto: UDP})
+	require.Equal(t, "server", v.Arrivals[0].ID, v.Explain())
+	v = m.Send(Packet{From: "far", Dst: mac(0xee).LinkLocal(), Proto: UDP})
+	require.Equal(t, "server", v.Arrivals[0].ID, v.Explain())
+	v = m.Send(Packet{From: "far", Dst: ip("2001:db8:1::5"), Proto: ICMPv6, ICMPType: 128})
+	require.Equal(t, "red1", v.Arrivals[0].ID, v.Explain())
+	require.EqualValues(t, 62, v.Arrivals[0].Packet.TTL, "two hops")
+}

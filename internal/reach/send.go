@@ -445,7 +445,7 @@ func (w *walk) enter(n *overlay.Network, e endpoint, k Packet) {
 	switch e.kind {
 	case "station":
 		s := w.m.stations[e.id]
-		if s.Forwards && !w.flooded && k.isIP() && !k.Dst.IsMulticast() && !slices.Contains(e.ips, k.Dst) {
+		if s.Forwards && !w.flooded && k.isIP() && !k.Dst.IsMulticast() && k.DstMAC[0]&1 == 0 && !slices.Contains(e.ips, k.Dst) && k.Dst != e.mac.LinkLocal() {
 			w.forward(n, e, k)
 			return
 		}

@@ -48,6 +48,12 @@ func Addresses(w reach.World) (out []netip.Addr) {
 	for _, f := range w.Router.PortForwards {
 		add(f.ExternalIP)
 	}
+	for _, h := range w.Holders {
+		add(h.IP)
+	}
+	if len(w.Metadata.Endpoints) > 0 {
+		add(netip.MustParseAddr("169.254.169.254"), netip.MustParseAddr("fd00:ec2::254"))
+	}
 	for _, r := range w.Router.Routers {
 		for _, i := range r.Interfaces {
 			add(i.Addresses[0].Addr(), i.Addresses[1].Addr())

@@ -14,7 +14,8 @@ import (
 )
 
 func wants(t *rapid.T) reachtest.Want {
-	return reachtest.Want{Hosts: rapid.IntRange(1, 3).Draw(t, "hosts"), Routers: rapid.Bool().Draw(t, "routers"), Groups: rapid.Bool().Draw(t, "groups")}
+	return reachtest.Want{Hosts: rapid.IntRange(1, 3).Draw(t, "hosts"), Routers: rapid.Bool().Draw(t, "routers"), Groups: rapid.Bool().Draw(t, "groups"),
+		Shared: rapid.Bool().Draw(t, "shared"), Transit: rapid.Bool().Draw(t, "transit"), Metadata: rapid.Bool().Draw(t, "metadata")}
 }
 
 func model(t *rapid.T, w reach.World) *reach.Model {
@@ -114,7 +115,7 @@ func TestTenantsStayApart(t *testing.T) {
 		for range 10 {
 			k := reachtest.Packet(t, w)
 			for _, a := range m.Send(k).Arrivals {
-				if network[a.ID] != network[k.From] {
+				if a.Kind == "port" && network[a.ID] != network[k.From] {
 					t.Fatalf("%s went to %s on network %s", k, a.ID, network[a.ID])
 				}
 			}

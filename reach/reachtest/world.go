@@ -8,6 +8,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/vnet-go/vnet"
+	"github.com/vnet-go/vnet/metadata"
 	"github.com/vnet-go/vnet/overlay"
 	"github.com/vnet-go/vnet/reach"
 	"github.com/vnet-go/vnet/router"
@@ -21,6 +22,13 @@ type Want struct {
 	Segments []overlay.SegmentType // of tenant networks, Local and VXLAN; none: both with several hosts, Local with one
 	Routers  bool                  // with a provider network, stations on it, floating IPs and port forwards
 	Groups   bool                  // security groups and port security
+	// Shared: with Groups, machines use addresses of their allowed pairs
+	// (World.Holders), so they have to answer for them.
+	Shared bool
+	// Transit: with Routers, stations pass on what is not for themselves.
+	Transit bool
+	// Metadata: endpoints, in routers and on networks.
+	Metadata bool
 }
 
 // External is the id of the provider network, and Physical its physical network.
@@ -59,6 +67,9 @@ func World(t *rapid.T, want Want) reach.World {
 	if want.Groups {
 		d.groups()
 		d.secured()
+	}
+	if want.Metadata {
+		d.endpoints()
 	}
 	return d.w
 }
@@ -131,7 +142,7 @@ func (d *drawing) ports() {
 func (d *drawing) stations() {
 	for i := range 1 + d.upTo(1, "stations") {
 		d.w.Stations = append(d.w.Stations, reach.Station{ID: fmt.Sprintf("s%d", i), NetworkID: External, MAC: d.mac(),
-			Addresses: []netip.Prefix{netip.PrefixFrom(ext4(1+i), 24), netip.PrefixFrom(ext6(1+i), 64)}})
+			Addresses: []netip.Prefix{netip.PrefixFrom(ext4(1+i), 24), netip.PrefixFrom(ext6(1+i), 64)}, Forwards: d.want.Transit && d.one(2, "forwards")})
 	}
 }
 
@@ -284,6 +295,9 @@ func (d *drawing) secured() {
 				}
 			}
 			if d.one(3, "pair") {
+				if d.want.Shared && d.one(2, "holds") && !d.held(p.NetworkID, v4(0, 100)) {
+					d.w.Holders = append(d.w.Holders, reach.Holder{NetworkID: p.NetworkID, IP: v4(0, 100), PortID: p.ID})
+				}
 				q := secgroup.AddressPair{Prefix: netip.PrefixFrom(v4(0, 100), 31)}
 				if d.one(2, "pair MAC") {
 					q.MAC = vnet.MAC{2, 0, 0, 0, 1, byte(i)}
@@ -292,5 +306,29 @@ func (d *drawing) secured() {
 			}
 		}
 		d.w.SecGroup.Ports = append(d.w.SecGroup.Ports, s)
+	}
+}
+
+func (d *drawing) held(network string, a netip.Addr) bool {
+	return slices.ContainsFunc(d.w.Holders, func(h reach.Holder) bool { return h.NetworkID == network && h.IP == a })
+}
+
+// endpoints puts metadata where it can be: in routers, and on networks that
+// have none.
+func (d *drawing) endpoints() {
+	routed := map[string]bool{}
+	for _, r := range d.w.Router.Routers {
+		for _, i := range r.Interfaces {
+			routed[i.NetworkID] = true
+		}
+		if len(r.Interfaces) > 0 && !d.one(3, "no metadata") {
+			d.w.Metadata.Endpoints = append(d.w.Metadata.Endpoints, metadata.Endpoint{ID: "m-" + r.ID, RouterID: r.ID, Host: r.Host})
+		}
+	}
+	for _, n := range d.tenants() {
+		if !routed[n.ID] && !d.one(3, "no metadata") {
+			d.w.Metadata.Endpoints = append(d.w.Metadata.Endpoints, metadata.Endpoint{ID: "m-" + n.ID, NetworkID: n.ID, PortID: "pm-" + n.ID, MAC: d.mac(),
+				Addresses: []netip.Prefix{netip.PrefixFrom(v4(space(n), 2), 24)}})
+		}
 	}
 }
