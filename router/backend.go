@@ -12,7 +12,12 @@ import (
 //   - A floating IP or port forward that is moved, changed or deleted ends the
 //     connections that used it, and no others. A router that has floating IPs
 //     or forwards is deleted together with its connections; Delete of one
-//     whose floating IPs stand is [vnet.ErrInUse].
+//     whose floating IPs stand is [vnet.ErrInUse], and so is an EnsureRouter
+//     that would leave them without a gateway or without a way to the fixed
+//     address.
+//   - A floating IP or forward whose addresses, or ports, are another's is
+//     [vnet.ErrConflict], and so is one that its router cannot carry
+//     ([Router.CheckFloatingIP], [Router.CheckPortForward]).
 //   - Addresses that appear or move are announced by gratuitous ARP and
 //     unsolicited neighbour advertisements.
 //   - EnsureFloatingIP and EnsurePortForward of a router that does not exist

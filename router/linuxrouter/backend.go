@@ -299,8 +299,9 @@ func link(rt *rtnl.Conn, name string) (*rtnl.Link, error) {
 
 // work collects the steps and differences of one object.
 type work struct {
-	c     vnet.Change
-	steps []linux.Step
+	c      vnet.Change
+	steps  []linux.Step
+	remade bool // a device that stands is made again
 }
 
 func (b *Backend) work(verb vnet.Verb, kind, id string, diff ...string) *work {

@@ -105,12 +105,14 @@ func (b *Backend) routerSteps(ctx context.Context, r router.Router, was, want *n
 			return nil, fmt.Errorf("%s %s: %w", p.kind, p.id, err)
 		}
 	}
+	fewer := false
 	if stands {
-		if err := b.oldPorts(w, ns, r, end); err != nil {
+		if fewer, err = b.oldPorts(w, ns, r, end); err != nil {
 			return nil, err
 		}
 	}
-	if err := b.routeSteps(w, ns, stands, r); err != nil {
+	// Routes go with their devices; what is left then is not what stands now.
+	if err := b.routeSteps(w, ns, stands && !fewer && !w.remade, r); err != nil {
 		return nil, err
 	}
 	if err := b.chainSteps(ctx, w, ns, stands, r); err != nil {
@@ -167,7 +169,7 @@ func (b *Backend) portSteps(w *work, ns *linux.Namespace, stands bool, r router.
 	}
 	if o != nil && l == nil { // a pair to a namespace that went, or of another router
 		w.step(linux.LinkAdd, func(context.Context) error { return rt.DelLink(outer) })
-		o = nil
+		o, w.remade = nil, true
 	}
 	mtu := func() (int, error) {
 		if p.mtu != 0 {
@@ -291,11 +293,11 @@ func (b *Backend) addrSteps(w *work, ns *linux.Namespace, stands bool, p port, w
 
 // oldPorts removes the ports that r has no more, and halves of pairs that an
 // earlier process had no time to name: the namespace is ours alone.
-func (b *Backend) oldPorts(w *work, ns *linux.Namespace, r router.Router, end *endings) error {
+func (b *Backend) oldPorts(w *work, ns *linux.Namespace, r router.Router, end *endings) (some bool, err error) {
 	in := ns.RTNL()
 	links, err := in.Links()
 	if err != nil {
-		return err
+		return false, err
 	}
 	wanted := ports(r, nil)
 	for _, l := range links {
@@ -313,7 +315,7 @@ func (b *Backend) oldPorts(w *work, ns *linux.Namespace, r router.Router, end *e
 		if kind == "gateway" {
 			addrs, err := in.Addrs(l.Name)
 			if err != nil {
-				return err
+				return false, err
 			}
 			for _, a := range addrs {
 				if a.Prefix.Addr().Is4() {
@@ -321,13 +323,14 @@ func (b *Backend) oldPorts(w *work, ns *linux.Namespace, r router.Router, end *e
 				}
 			}
 		}
-		phase := linux.LinkDel
+		phase := linux.Connect // before addresses and routes, which may be those of the new one
 		if slices.ContainsFunc(wanted, func(p port) bool { return p.id == id }) {
 			phase = linux.FilterAdd // it becomes the other kind: the new one has the same name
 		}
 		w.step(phase, func(context.Context) error { return in.DelLink(l.Name) })
+		some = true
 	}
-	return nil
+	return some, nil
 }
 
 // routeSteps brings the default and extra routes into line.
@@ -420,5 +423,21 @@ func (b *Backend) goneSteps(ctx context.Context, id string) ([]linux.Step, error
 	}
 	name := b.h.NetnsName(vnet.PartRouter, id)
 	w.step(linux.LinkDel, func(ctx context.Context) error { return b.h.DeleteNamespace(ctx, name) })
-	return w.done(), nil
+	// What it translates goes with it, and is said all the same.
+	was, err := b.standingNAT(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	var steps []linux.Step
+	say := func(c vnet.Change, _ bool) {
+		c.Where = b.h.Name()
+		steps = append(steps, linux.Step{Phase: linux.LinkDel, Change: c})
+	}
+	for _, f := range values(was.forwards) {
+		say(router.DiffPortForward(&f, nil))
+	}
+	for _, f := range values(was.fips) {
+		say(router.DiffFloatingIP(&f, nil))
+	}
+	return append(steps, w.done()...), nil
 }

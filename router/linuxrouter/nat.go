@@ -328,11 +328,13 @@ func (b *Backend) fipSteps(r router.Router, old, now *router.FloatingIP, want *n
 	c, _ := router.DiffFloatingIP(old, now)
 	c.Where = b.h.Name()
 	w := &work{c: c}
-	if old != nil && now == nil {
-		if heir := want.fips[want.ext[old.FloatingIP]]; heir.FixedIP == old.FixedIP && heir.ID != "" {
-			// Only the id changes. An element with another comment is the same to
-			// the kernel, so it goes before the new one comes, in a transaction of
-			// its own; connections do not notice.
+	renamed := false
+	if old != nil {
+		if heir := want.fips[want.ext[old.FloatingIP]]; heir.FixedIP == old.FixedIP && heir.ID != "" && heir.ID != old.ID {
+			// The pair stays under another id. An element with another comment is
+			// the same to the kernel, so it goes before the new one comes, in a
+			// transaction of its own; connections do not notice.
+			renamed = true
 			w.c.Impact = vnet.ImpactNone
 			w.steps = append(w.steps, linux.Step{Phase: linux.Connect, NS: ns, NFT: func(tx *nft.Tx) error {
 				d, s := fipElements(*old)
@@ -340,7 +342,9 @@ func (b *Backend) fipSteps(r router.Router, old, now *router.FloatingIP, want *n
 				tx.Remove(snatMap, s)
 				return nil
 			}})
-			return w.done()
+			if now == nil {
+				return w.done()
+			}
 		}
 	}
 	var remove, add []func(tx *nft.Tx)
@@ -367,7 +371,7 @@ func (b *Backend) fipSteps(r router.Router, old, now *router.FloatingIP, want *n
 	if now != nil {
 		b.externalSteps(w, ns, r, now.FloatingIP)
 	}
-	if old != nil {
+	if old != nil && !renamed {
 		b.leaveSteps(w, ns, r, old.FloatingIP, want)
 		end.pairs[[2]netip.Addr{old.FloatingIP, old.FixedIP}] = true
 	}

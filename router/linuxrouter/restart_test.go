@@ -17,7 +17,7 @@ import (
 )
 
 // fresh is the service of a new process.
-func fresh(t *testing.T, h *linux.Host) *router.Service {
+func fresh(t testing.TB, h *linux.Host) *router.Service {
 	rb, err := linuxrouter.New(h, nil)
 	require.NoError(t, err)
 	svc, err := router.New(rb, nil)

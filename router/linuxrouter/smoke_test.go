@@ -29,7 +29,7 @@ type site struct {
 	vm, ext *lab.NS
 }
 
-func open(t *testing.T, l *lab.Lab, ns *lab.NS) *linux.Host {
+func open(t testing.TB, l *lab.Lab, ns *lab.NS) *linux.Host {
 	h, err := linux.Open(context.Background(), vnet.Owner(l.Owner("")), &linux.Options{Name: "h1", Netns: ns.Path, NetnsDir: l.NetnsDir()})
 	require.NoError(t, err)
 	t.Cleanup(func() {
@@ -50,22 +50,27 @@ var r1 = router.Router{ID: "r1",
 		NextHops:  []netip.Addr{netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("2001:db8:2::1")}},
 }
 
-func newSite(t *testing.T) *site {
+func (s *site) networks(t testing.TB, b overlay.Backend) {
+	var err error
+	s.fabric, err = overlay.New(b, nil)
+	require.NoError(t, err)
+	for _, id := range []string{"in", "out"} {
+		require.NoError(t, s.fabric.EnsureNetwork(context.Background(), overlay.Network{ID: id, Segment: overlay.Segment{Type: overlay.Local}}))
+	}
+}
+
+func newSite(t testing.TB) *site {
 	l := lab.New(t)
 	ctx := context.Background()
 	hns := l.NS("h1")
 	s := &site{l: l, h: open(t, l, hns), vm: l.NS("vm"), ext: l.NS("ext")}
 	ob, err := linuxoverlay.New(s.h, nil)
 	require.NoError(t, err)
-	s.fabric, err = overlay.New(ob, nil)
-	require.NoError(t, err)
+	s.networks(t, ob)
 	rb, err := linuxrouter.New(s.h, nil)
 	require.NoError(t, err)
 	s.svc, err = router.New(rb, nil)
 	require.NoError(t, err)
-	for _, id := range []string{"in", "out"} {
-		require.NoError(t, s.fabric.EnsureNetwork(ctx, overlay.Network{ID: id, Segment: overlay.Segment{Type: overlay.Local}}))
-	}
 	for _, m := range []struct {
 		ns  *lab.NS
 		net string

@@ -106,6 +106,21 @@ func (b *Backend) EnsureRouter(ctx context.Context, r router.Router) error {
 				return fmt.Errorf("gateway: %w", err)
 			}
 		}
+		// What is on it must have room on the new one too.
+		for _, f := range k.fips {
+			if f.RouterID == r.ID {
+				if err := r.CheckFloatingIP(f); err != nil {
+					return fmt.Errorf("floating IP %s: %w: %w", f.ID, vnet.ErrInUse, err)
+				}
+			}
+		}
+		for _, f := range k.forwards {
+			if f.RouterID == r.ID {
+				if err := r.CheckPortForward(f); err != nil {
+					return fmt.Errorf("port forward %s: %w: %w", f.ID, vnet.ErrInUse, err)
+				}
+			}
+		}
 		put(k, k.routers, r.ID, r, router.Router.Equal)
 		return nil
 	})
