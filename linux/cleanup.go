@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/internal/nft"
 	"github.com/vnet-go/vnet/internal/rtnl"
 )
@@ -20,7 +21,7 @@ func (h *Host) Cleanup(ctx context.Context) error {
 	}
 	var errs []error
 	fail := func(what string, err error) {
-		if err != nil {
+		if err != nil && !errors.Is(err, vnet.ErrNotFound) { // what went by itself is gone
 			errs = append(errs, fmt.Errorf("clean up %s: %w", what, err))
 		}
 	}

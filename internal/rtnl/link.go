@@ -443,8 +443,3 @@ func b2u(b bool) byte {
 	return 0
 }
 
-// SetMulticastSnooping turns a bridge's IGMP and MLD snooping on or off.
-func (c *Conn) SetMulticastSnooping(bridge string, on bool) error {
-	return c.set("set snooping of", bridge, nil,
-		func(h *netlink.Handle, l netlink.Link) error { return h.BridgeSetMcastSnoop(l, on) })
-}
