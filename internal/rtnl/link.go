@@ -442,4 +442,3 @@ func b2u(b bool) byte {
 	}
 	return 0
 }
-
