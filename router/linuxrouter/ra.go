@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mdlayher/ndp"
+	"golang.org/x/net/ipv6"
 
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/linux"
@@ -205,6 +206,10 @@ func (s *sender) session(ctx context.Context, h *linux.Host) error {
 		}
 		c, _, err = ndp.Listen(ifi, ndp.LinkLocal)
 		if err != nil {
+			return err
+		}
+		// The hop limit of what is heard says whether it was routed.
+		if err := c.SetControlMessage(ipv6.FlagHopLimit, true); err != nil {
 			return err
 		}
 		return c.JoinGroup(netip.MustParseAddr("ff02::2"))
