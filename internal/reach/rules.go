@@ -133,9 +133,6 @@ func always(k Packet, d secgroup.Direction) (string, bool) {
 	return "", false
 }
 
-// isMLDReport reports whether an ICMPv6 type is what listeners say (RFC 2710, RFC 3810).
-func isMLDReport(t uint8) bool { return t == 131 || t == 132 || t == 143 }
-
 // spoofed says what port security has against a packet; "" is nothing.
 func spoofed(p *secgroup.Port, k Packet) string {
 	if !usesMAC(p, k.SrcMAC) {
