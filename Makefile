@@ -21,7 +21,6 @@ build:
 
 cloud: build
 	@bin/cloud up -f examples/cloud/topology.yaml --backend $(BACKEND); s=$$?; \
-	if [ $$s = 0 ]; then bin/cloud status; s=$$?; fi; \
 	if [ -n "$(KEEP)" ]; then echo "kept: bin/cloud status, bin/cloud exec VM -- CMD, bin/cloud down"; \
 	else bin/cloud down || s=$$?; fi; exit $$s
 
