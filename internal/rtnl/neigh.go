@@ -189,6 +189,7 @@ func (c *Conn) FDBs(dev string) ([]FDB, error) {
 		}
 		f.Master = f.Master && flags&unix.NTF_SELF == 0
 		f.ExtLearned = flags&unix.NTF_EXT_LEARNED != 0
+		f.Sticky = flags&ntfSticky != 0
 		if l.Kind != "bridge" && index != l.Index {
 			continue
 		}
@@ -196,6 +197,9 @@ func (c *Conn) FDBs(dev string) ([]FDB, error) {
 	}
 	return out, nil
 }
+
+// ntfSticky is NTF_STICKY of linux/neighbour.h.
+const ntfSticky = 0x40
 
 func fdbRequest(f FDB, index int) []nl.NetlinkRequestData {
 	m := ndmsg{family: unix.AF_BRIDGE, index: index, state: uint16(f.State), flags: unix.NTF_SELF}
@@ -207,6 +211,9 @@ func fdbRequest(f FDB, index int) []nl.NetlinkRequestData {
 	}
 	if f.Master {
 		m.flags = unix.NTF_MASTER
+	}
+	if f.Sticky {
+		m.flags |= ntfSticky
 	}
 	body := []nl.NetlinkRequestData{m, nl.NewRtAttr(unix.NDA_LLADDR, f.MAC[:])}
 	if f.Dst.IsValid() {

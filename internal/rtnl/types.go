@@ -164,6 +164,9 @@ type FDB struct {
 	Dst    netip.Addr // vxlan: where frames to MAC go
 	Master bool       // in the bridge's table, for port Dev
 	State  NeighState
+	// Sticky, of a Master entry that is not Permanent: hearing the MAC on another
+	// port does not move it.
+	Sticky bool
 	// As read: the device's index, and whether a control plane said so.
 	Index      int
 	ExtLearned bool

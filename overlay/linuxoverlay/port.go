@@ -156,7 +156,7 @@ func (b *Backend) knowMAC(w *work, dev string, mac vnet.MAC, stale []vnet.MAC) {
 				return err
 			}
 		}
-		return rt.SetFDB(rtnl.FDB{Dev: dev, MAC: mac, Master: true, State: rtnl.NoARP})
+		return rt.SetFDB(rtnl.FDB{Dev: dev, MAC: mac, Master: true, State: rtnl.NoARP, Sticky: true})
 	}, nil)
 }
 

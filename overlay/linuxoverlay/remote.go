@@ -135,7 +135,8 @@ func (b *Backend) tellSteps(w *work, n overlay.Network, p overlay.RemotePort) {
 		if err := rt.SetFDB(rtnl.FDB{Dev: vx, MAC: p.MAC, Dst: p.Endpoint, State: rtnl.Permanent}); err != nil {
 			return err
 		}
-		if err := rt.SetFDB(rtnl.FDB{Dev: vx, MAC: p.MAC, Master: true, State: rtnl.NoARP}); err != nil {
+		// Sticky: a machine here that sends from its MAC does not take it over.
+		if err := rt.SetFDB(rtnl.FDB{Dev: vx, MAC: p.MAC, Master: true, State: rtnl.NoARP, Sticky: true}); err != nil {
 			return err
 		}
 		for _, ip := range answered {
