@@ -227,6 +227,7 @@ func (s *sender) session(ctx context.Context, h *linux.Host) error {
 	go func() {
 		for {
 			m, cm, from, err := c.ReadFrom()
+			from = from.WithZone("")
 			if err != nil {
 				failed <- err
 				return
