@@ -109,7 +109,7 @@ func (n *Nova) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	in, err := n.src.Lookup(r.Context(), a)
 	if err == nil && in == nil {
-		err = errors.New("Lookup returned neither an instance nor an error")
+		err = errors.New("the Instances interface returned neither an instance nor an error")
 	}
 	if err != nil {
 		lookupFailed(w, err)

@@ -102,7 +102,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	in, err := s.src.Lookup(r.Context(), a)
 	if err == nil && in == nil {
-		err = errors.New("Lookup returned neither an instance nor an error")
+		err = errors.New("the Instances interface returned neither an instance nor an error")
 	}
 	if err != nil {
 		if !errors.Is(err, vnet.ErrNotFound) && r.Context().Err() == nil {

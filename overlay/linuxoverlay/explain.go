@@ -6,8 +6,10 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/vnet-go/vnet"
+	"github.com/vnet-go/vnet/internal/rtnl"
 )
 
 // Explain implements [overlay.Explainer]: down to devices, bridge ports,
@@ -41,7 +43,7 @@ func (b *Backend) explainNetwork(id string) (x vnet.Explanation, err error) {
 		}
 		text := fmt.Sprintf("bridge port %s (%s): %s, up %t", l.Name, l.Kind, what, l.Up)
 		if l.VXLAN != nil {
-			text += fmt.Sprintf(", vni %d from %s:%d, floods %+v", l.VXLAN.VNI, l.VXLAN.Local, l.VXLAN.Port, deref(l.Port))
+			text += fmt.Sprintf(", vni %d from %s:%d, floods %s", l.VXLAN.VNI, l.VXLAN.Local, l.VXLAN.Port, floods(deref(l.Port)))
 		}
 		x.Add(text)
 	}
@@ -96,4 +98,19 @@ func (b *Backend) explainPort(ctx context.Context, id string) (x vnet.Explanatio
 		d.Add(text)
 	}
 	return x, nil
+}
+
+// floods lists what a tunnel device sends to every other host.
+func floods(p rtnl.Port) string {
+	var kinds []string
+	for kind, on := range map[string]bool{"unknown unicast": p.Flood, "broadcast": p.BcastFlood, "multicast": p.McastFlood} {
+		if on {
+			kinds = append(kinds, kind)
+		}
+	}
+	if len(kinds) == 0 {
+		return "nothing"
+	}
+	slices.Sort(kinds)
+	return strings.Join(kinds, ", ")
 }
