@@ -29,7 +29,7 @@ import (
 	"github.com/vnet-go/vnet/internal/lab"
 )
 
-var chaos = flag.Int("chaos", 3, "at how many random points the chaos test kills cloud up")
+var chaos = flag.Int("chaos", 50, "at how many random points the chaos test kills cloud up")
 
 var bin string
 
