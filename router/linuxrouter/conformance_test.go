@@ -2,6 +2,7 @@ package linuxrouter_test
 
 import (
 	"context"
+	"flag"
 	"regexp"
 	"strings"
 	"testing"
@@ -17,8 +18,13 @@ import (
 	"github.com/vnet-go/vnet/router/routertest"
 )
 
+var (
+	worlds  = flag.Int("worlds", 0, "how many worlds the random ring makes")
+	packets = flag.Int("packets", 0, "how many packets it sends in each at most")
+)
+
 func TestConformance(t *testing.T) {
-	routertest.Run(t, routertest.Harness{Make: func(t testing.TB) routertest.Host {
+	routertest.Run(t, routertest.Harness{Worlds: *worlds, Packets: *packets, Make: func(t testing.TB) routertest.Host {
 		l := lab.New(t)
 		ns := l.NS("h1")
 		h := open(t, l, ns)

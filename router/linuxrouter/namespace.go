@@ -111,8 +111,7 @@ func (b *Backend) routerSteps(ctx context.Context, r router.Router, was, want *n
 			return nil, err
 		}
 	}
-	// Routes go with their devices; what is left then is not what stands now.
-	if err := b.routeSteps(w, ns, stands && !fewer && !w.remade, r); err != nil {
+	if err := b.routeSteps(w, ns, stands, fewer || w.remade, r); err != nil {
 		return nil, err
 	}
 	if err := b.chainSteps(ctx, w, ns, stands, r); err != nil {
@@ -333,8 +332,9 @@ func (b *Backend) oldPorts(w *work, ns *linux.Namespace, r router.Router, end *e
 	return some, nil
 }
 
-// routeSteps brings the default and extra routes into line.
-func (b *Backend) routeSteps(w *work, ns *linux.Namespace, stands bool, r router.Router) error {
+// routeSteps brings the default and extra routes into line. Routes go with their
+// devices: when some of those go, what stands now need not stand then.
+func (b *Backend) routeSteps(w *work, ns *linux.Namespace, stands, fewer bool, r router.Router) error {
 	in := ns.RTNL()
 	want := wantedRoutes(r, b.inner)
 	var have []rtnl.Route
@@ -350,10 +350,11 @@ func (b *Backend) routeSteps(w *work, ns *linux.Namespace, stands bool, r router
 		}
 	}
 	for _, x := range want {
-		if slices.ContainsFunc(have, func(h rtnl.Route) bool { return sameRoute(x, h) }) {
+		same := slices.ContainsFunc(have, func(h rtnl.Route) bool { return sameRoute(x, h) })
+		if same && !fewer {
 			continue
 		}
-		if stands {
+		if stands && !same {
 			w.differ("route "+x.Dst.String(), "not by", x.Via, vnet.ImpactSome)
 		}
 		w.step(linux.Configure, func(context.Context) error { return in.SetRoute(x) })

@@ -22,6 +22,9 @@ type Harness struct {
 	// Only, if not nil, says which cases of which ring ("contract", "packets",
 	// "random") are run.
 	Only func(ring, name string) bool
+	// Worlds is how many worlds the random ring makes, and Packets how many it
+	// sends in each at most. Zero: 40, and 12.
+	Worlds, Packets int
 }
 
 // Host is one hypervisor with the backend on it.
@@ -67,7 +70,13 @@ func Run(t *testing.T, h Harness) {
 		return
 	}
 	run("packets", Packets())
-	run("random", random())
+	if h.Worlds == 0 {
+		h.Worlds = 40
+	}
+	if h.Packets == 0 {
+		h.Packets = 12
+	}
+	run("random", Random(h.Worlds, h.Packets))
 }
 
 // Case is one thing that is asked of a backend.

@@ -298,5 +298,3 @@ func advertisements(t *testing.T, e *env) {
 		require.Contains(t, out, "from fe80::ff:fe00:101")
 	}
 }
-
-func random() []Case { return nil }
