@@ -26,6 +26,8 @@ var routerSysctls = []sysctl.KV{
 	{Key: "net/ipv4/conf/all/arp_announce", Value: "2"},
 	{Key: "net/ipv4/conf/all/send_redirects", Value: "0"},
 	{Key: "net/ipv4/conf/default/send_redirects", Value: "0"},
+	// An address goes alone, and not with others of its subnet that came later.
+	{Key: "net/ipv4/conf/all/promote_secondaries", Value: "1"},
 	{Key: "net/ipv4/conf/all/rp_filter", Value: "0"},
 	{Key: "net/ipv4/conf/default/rp_filter", Value: "0"},
 	// The middle of a connection that is not tracked cannot be translated.

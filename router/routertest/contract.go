@@ -62,6 +62,13 @@ func Contract() []Case {
 			s.Routers[0].Gateway.PortID = "another"
 			e.sync(s)
 			e.nothingToDo(s)
+			s.Routers[0].Interfaces[0].Addresses = pfx("10.0.0.200/24", "2001:db8:1::200/64")
+			s.Routers[0].Gateway.Addresses = pfx("203.0.113.3/24")
+			s.Routers[0].Gateway.NextHops = s.Routers[0].Gateway.NextHops[:1]
+			e.sync(s)
+			e.nothingToDo(s)
+			// A device and a route that is not by it, in one.
+			s.Routers[0].Routes = nil
 			s.Routers[0].Gateway, s.FloatingIPs, s.PortForwards = nil, nil, nil
 			e.sync(s)
 			e.nothingToDo(s)

@@ -301,7 +301,7 @@ func (a *arena) play(t *rapid.T, turns []turn) {
 		for _, kind := range []func(*arena, *reach.Model, *probe) *probe{(*arena).reply, (*arena).refusal} {
 			var answers []*probe
 			for _, p := range probes {
-				if p.seen != nil && p.want.ID != p.k.From && !p.want.Foreign {
+				if p.seen != nil && p.v.Arrivals[0].Kind != "router" && !p.want.Foreign {
 					if r := kind(a, m, p); r != nil {
 						answers = append(answers, r)
 					}
