@@ -107,6 +107,8 @@ func TestConnections(t *testing.T) {
 		{"into a tenant by its IPv6 addresses", ping("server", "2001:db8:1::5"), "red1", "2001:db8:ff::1", "2001:db8:1::5", ""},
 		{"which its groups may forbid", ping("server", "2001:db8:1::6"), "", "", "", "ingress rules"},
 		{"a spoofed address", Packet{From: "red1", Src: ip("10.0.0.9"), Dst: ip("10.0.0.6"), Proto: UDP}, "", "", "", "port security"},
+		{"a router's own address, which it believes nobody else", Packet{From: "server", Src: ip("203.0.113.10"), Dst: ip("203.0.113.50"), Proto: TCP, DstPort: 80}, "", "", "", "router"},
+		{"a floating IP, which its router believes nobody else", Packet{From: "server", Src: ip("203.0.113.51"), Dst: ip("203.0.113.50"), Proto: TCP, DstPort: 80}, "", "", "", "router"},
 		{"a spoofed MAC", Packet{From: "red1", SrcMAC: mac(0x77), Dst: ip("10.0.0.6"), Proto: UDP}, "", "", "", "port security"},
 		{"a machine is no DHCP server", Packet{From: "red1", Dst: ip("10.0.0.6"), Proto: UDP, SrcPort: 67, DstPort: 68}, "", "", "", "port security"},
 	} {

@@ -54,6 +54,10 @@ func (w *walk) route(r *router.Router, in string, k Packet) {
 	}
 	var from side
 	all := sides(r)
+	if k.Src.Is4() && w.external(r, all, k.Src) {
+		w.drop("router", name, "%s is its own address and cannot come from elsewhere", k.Src)
+		return
+	}
 	for _, s := range all {
 		if s.id == in {
 			from = s
@@ -234,6 +238,12 @@ func (w *walk) own(r *router.Router, all []side, a netip.Addr) bool {
 		}
 	}
 	return slices.ContainsFunc(w.m.w.Router.PortForwards, func(f router.PortForward) bool { return f.RouterID == r.ID && f.ExternalIP == a })
+}
+
+// external reports whether an IPv4 address is one that the router answers for:
+// [walk.own] or a floating IP.
+func (w *walk) external(r *router.Router, all []side, a netip.Addr) bool {
+	return w.own(r, all, a) || slices.ContainsFunc(w.m.w.Router.FloatingIPs, func(f router.FloatingIP) bool { return f.RouterID == r.ID && f.FloatingIP == a })
 }
 
 // self is what a router does with what is for itself: it answers echo
