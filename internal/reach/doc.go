@@ -32,7 +32,7 @@
 // disabled, the gateway's first IPv4 address; what was translated and goes from
 // one internal network to one is given such a source too (hairpin). IPv6 is
 // never translated. An IPv4 packet from an address that the router itself has is
-spoofed, and dropped. What opens no connection and is of none is not translated,
+// spoofed, and dropped. What opens no connection and is of none is not translated,
 // and does not leave by a gateway with SNAT.
 //
 // # Connections
