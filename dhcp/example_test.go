@@ -51,5 +51,5 @@ func Example() {
 	// + dhcp reservation port-1
 	// 2 to create, 0 to update, 0 to delete
 	// 02:00:00:00:00:0a has 192.0.2.10
-	// router "203.0.113.1" is not an address of 192.0.2.0/24
+	// ensure scope "subnet-1": router "203.0.113.1" is not an address of 192.0.2.0/24
 }

@@ -4,152 +4,176 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"log/slog"
 
 	"github.com/vnet-go/vnet"
 )
 
-// Service is what applications hold: a [Backend] behind validation, canonical
-// form and wrapped errors. It keeps no state.
+// Service is what applications call: it validates, brings input into
+// canonical form, wraps errors in [vnet.OpError], and hands the rest to its
+// [Backend]. It keeps no state. Methods may be called from several goroutines.
 type Service struct {
-	b Backend
-	o Options
+	b   Backend
+	o   Options
+	log *slog.Logger
 }
 
-// Options of a [Service]. The zero value is usable.
+// Options of a [Service]. The zero value and nil are the same.
 type Options struct {
-	// Sync bounds what a Sync may delete when the call does not say.
+	// Sync bounds every Sync that brings no bounds of its own.
 	Sync vnet.SyncOptions
+	// Logger gets a line for every change asked for, at debug level, and for
+	// every failure, at warn level. Nil: none.
+	Logger *slog.Logger
 }
 
-// New returns a Service over b. o may be nil.
+// New returns a Service over b.
 func New(b Backend, o *Options) (*Service, error) {
 	if b == nil {
 		return nil, &vnet.FieldError{Field: "backend", Reason: "is nil"}
 	}
-	s := &Service{b: b}
+	s := &Service{b: b, log: slog.New(slog.DiscardHandler)}
 	if o != nil {
 		s.o = *o
+	}
+	if x := s.o.Sync.DeleteShare; x < 0 || x > 1 {
+		return nil, &vnet.FieldError{Field: "sync.delete_share", Reason: "is not between 0 and 1"}
+	}
+	if s.o.Logger != nil {
+		s.log = s.o.Logger
 	}
 	return s, nil
 }
 
-// Backend returns what the service stands on.
+// Backend returns what s stands on, for interfaces of the backend's own.
 func (s *Service) Backend() Backend { return s.b }
 
-// wrap adds what was being done, once; bad input passes as it is.
-func wrap(op, kind, id string, err error) error {
-	var field *vnet.FieldError
-	var done *vnet.OpError
-	if err == nil || errors.As(err, &field) || errors.As(err, &done) {
-		return err
+func (s *Service) do(ctx context.Context, op, kind, id string, f func() error) error {
+	err := ctx.Err()
+	if err == nil {
+		err = f()
 	}
+	if err == nil {
+		s.log.Debug("dhcp: "+op, "kind", kind, "id", id)
+		return nil
+	}
+	s.log.Warn("dhcp: "+op, "kind", kind, "id", id, "err", err)
 	return &vnet.OpError{Op: op, Kind: kind, ID: id, Err: err}
 }
 
-// check refuses what the backend cannot do, by name.
-func (s *Service) check(ctx context.Context, scopes []Scope) error {
-	var errs []error
-	feat := s.b.Features(ctx)
-	no := func(sc Scope, what, need string) {
-		errs = append(errs, &vnet.OpError{Op: "ensure", Kind: "scope", ID: sc.ID, Err: &vnet.UnsupportedError{Feature: what, Backend: "the DHCP backend", Need: need}})
+func (s *Service) remove(ctx context.Context, kind, id string, f func(context.Context, string) error) error {
+	return s.do(ctx, "delete", kind, id, func() error {
+		if err := vnet.CheckID("id", id); err != nil {
+			return err
+		}
+		return f(ctx, id)
+	})
+}
+
+// check refuses what is wrong, and by name what the backend cannot do.
+func (s *Service) check(ctx context.Context, st State) error {
+	if err := st.Validate(); err != nil {
+		return err
 	}
-	for _, sc := range scopes {
+	feat := s.b.Features(ctx)
+	var errs []error
+	for _, sc := range st.Scopes {
+		no := func(what, need string) {
+			errs = append(errs, &vnet.OpError{Op: "ensure", Kind: "scope", ID: sc.ID, Err: lacks(what, need)})
+		}
 		if !sc.Is4() && !feat.V6 {
-			no(sc, "DHCPv6", "")
+			no("DHCPv6", "")
 		}
 		if len(sc.Pool) > 0 && !feat.Pool {
-			no(sc, "pool", "a lease store")
+			no("pool", "a lease store")
 		}
 		if len(sc.Relays) > 0 && !feat.Relay {
-			no(sc, "relays", "")
+			no("relays", "")
 		}
 		if len(sc.Options) > 0 && !feat.Options {
-			no(sc, "options by code", "")
+			no("options by code", "")
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// EnsureScope makes the scope as described.
-func (s *Service) EnsureScope(ctx context.Context, sc Scope) error {
-	if err := sc.Validate(); err != nil {
-		return err
-	}
-	if err := s.check(ctx, []Scope{sc}); err != nil {
-		return err
-	}
-	return wrap("ensure", "scope", sc.ID, s.b.EnsureScope(ctx, sc.Canonical()))
-}
-
-// DeleteScope removes the scope; one that does not exist is no error.
-func (s *Service) DeleteScope(ctx context.Context, id string) error {
-	if err := vnet.CheckID("id", id); err != nil {
-		return err
-	}
-	return wrap("delete", "scope", id, s.b.DeleteScope(ctx, id))
-}
-
-// EnsureReservation makes the reservation as described.
-func (s *Service) EnsureReservation(ctx context.Context, r Reservation) error {
-	if err := r.Validate(); err != nil {
-		return err
-	}
-	return wrap("ensure", "reservation", r.ID, s.b.EnsureReservation(ctx, r.Canonical()))
-}
-
-// DeleteReservation removes the reservation; one that does not exist is no error.
-func (s *Service) DeleteReservation(ctx context.Context, id string) error {
-	if err := vnet.CheckID("id", id); err != nil {
-		return err
-	}
-	return wrap("delete", "reservation", id, s.b.DeleteReservation(ctx, id))
-}
-
-// Sync makes the whole state so. The zero o means [Options.Sync].
-func (s *Service) Sync(ctx context.Context, st State, o vnet.SyncOptions) error {
-	if o == (vnet.SyncOptions{}) {
-		o = s.o.Sync
-	}
-	if err := st.Validate(); err != nil {
-		return err
-	}
-	if err := s.check(ctx, st.Scopes); err != nil {
-		return err
-	}
-	return wrap("sync", "state", "", s.b.Sync(ctx, st.Canonical(), o))
-}
-
-// Plan says what Sync would do.
-func (s *Service) Plan(ctx context.Context, st State) (vnet.Plan, error) {
-	if err := st.Validate(); err != nil {
-		return vnet.Plan{}, err
-	}
-	if err := s.check(ctx, st.Scopes); err != nil {
-		return vnet.Plan{}, err
-	}
-	p, err := s.b.Plan(ctx, st.Canonical())
-	return p, wrap("plan", "state", "", err)
-}
-
-// Health is the backend's.
-func (s *Service) Health(ctx context.Context) vnet.Health { return s.b.Health(ctx) }
-
-// Features is the backend's.
-func (s *Service) Features(ctx context.Context) Features { return s.b.Features(ctx) }
-
 func lacks(what, need string) error {
 	return &vnet.UnsupportedError{Feature: what, Backend: "the DHCP backend", Need: need}
 }
 
-// Serve runs the backend's server until ctx ends, when it returns nil. It
-// returns at once, with a [*vnet.UnsupportedError], when the backend's server
-// is not this process.
+// EnsureScope makes the scope as described.
+func (s *Service) EnsureScope(ctx context.Context, sc Scope) error {
+	return s.do(ctx, "ensure", "scope", sc.ID, func() error {
+		if err := sc.Validate(); err != nil {
+			return err
+		}
+		if err := s.check(ctx, State{Scopes: []Scope{sc}}); err != nil {
+			return err
+		}
+		return s.b.EnsureScope(ctx, sc.Canonical())
+	})
+}
+
+// DeleteScope removes the scope; one that does not exist is no error.
+func (s *Service) DeleteScope(ctx context.Context, id string) error {
+	return s.remove(ctx, "scope", id, s.b.DeleteScope)
+}
+
+// EnsureReservation makes the reservation as described.
+func (s *Service) EnsureReservation(ctx context.Context, r Reservation) error {
+	return s.do(ctx, "ensure", "reservation", r.ID, func() error {
+		if err := r.Validate(); err != nil {
+			return err
+		}
+		return s.b.EnsureReservation(ctx, r.Canonical())
+	})
+}
+
+// DeleteReservation removes the reservation; one that does not exist is no error.
+func (s *Service) DeleteReservation(ctx context.Context, id string) error {
+	return s.remove(ctx, "reservation", id, s.b.DeleteReservation)
+}
+
+// Sync makes the whole of st so, within the bounds of o, or of Options.Sync
+// when o is the zero value.
+func (s *Service) Sync(ctx context.Context, st State, o vnet.SyncOptions) error {
+	return s.do(ctx, "sync", "state", "", func() error {
+		if err := s.check(ctx, st); err != nil {
+			return err
+		}
+		if o == (vnet.SyncOptions{}) {
+			o = s.o.Sync
+		}
+		return s.b.Sync(ctx, st.Canonical(), o)
+	})
+}
+
+// Plan says what Sync would do, and does nothing.
+func (s *Service) Plan(ctx context.Context, st State) (p vnet.Plan, err error) {
+	err = s.do(ctx, "plan", "state", "", func() error {
+		if err := s.check(ctx, st); err != nil {
+			return err
+		}
+		p, err = s.b.Plan(ctx, st.Canonical())
+		return err
+	})
+	return p, err
+}
+
+// Health says how far the backend's view can be trusted.
+func (s *Service) Health(ctx context.Context) vnet.Health { return s.b.Health(ctx) }
+
+// Features is what the backend can do.
+func (s *Service) Features(ctx context.Context) Features { return s.b.Features(ctx) }
+
+// Serve runs the backend's server until ctx ends, when it returns nil. Where
+// the platform answers without this process it only waits for that.
 func (s *Service) Serve(ctx context.Context) error {
-	r, ok := s.b.(Runner)
-	if !ok {
-		return wrap("serve", "dhcp", "", lacks("serving from this process", ""))
+	if r, ok := s.b.(Runner); ok {
+		return s.do(ctx, "serve", "dhcp", "", func() error { return r.Serve(ctx) })
 	}
-	return wrap("serve", "dhcp", "", r.Serve(ctx))
+	<-ctx.Done()
+	return nil
 }
 
 // Leases yields what clients hold, in no particular order.
@@ -157,7 +181,7 @@ func (s *Service) Leases(ctx context.Context) iter.Seq2[Lease, error] {
 	l, ok := s.b.(LeaseLister)
 	if !ok {
 		return func(yield func(Lease, error) bool) {
-			yield(Lease{}, wrap("list", "lease", "", lacks("listing leases", "")))
+			yield(Lease{}, s.do(ctx, "list", "lease", "", func() error { return lacks("listing leases", "") }))
 		}
 	}
 	return l.Leases(ctx)
@@ -174,11 +198,14 @@ func (s *Service) Watch(ctx context.Context) iter.Seq[vnet.Event] {
 }
 
 // Explain says what carries a scope, a reservation or a network; see [Explainer].
-func (s *Service) Explain(ctx context.Context, kind, id string) (vnet.Explanation, error) {
-	e, ok := s.b.(Explainer)
-	if !ok {
-		return vnet.Explanation{}, wrap("explain", kind, id, lacks("explaining", ""))
-	}
-	x, err := e.Explain(ctx, kind, id)
-	return x, wrap("explain", kind, id, err)
+func (s *Service) Explain(ctx context.Context, kind, id string) (x vnet.Explanation, err error) {
+	err = s.do(ctx, "explain", kind, id, func() error {
+		e, ok := s.b.(Explainer)
+		if !ok {
+			return lacks("Explain", "")
+		}
+		x, err = e.Explain(ctx, kind, id)
+		return err
+	})
+	return x, err
 }

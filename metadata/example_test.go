@@ -57,5 +57,5 @@ func Example() {
 	// 1 to create, 0 to update, 0 to delete
 	// 200 web.example.org
 	// 200 0=me
-	// router_id and network_id are both empty; one says where the endpoint is
+	// ensure endpoint "ep-2": router_id and network_id are both empty; one says where the endpoint is
 }

@@ -189,14 +189,14 @@ func (s *Service) Health(ctx context.Context) vnet.Health { return s.b.Health(ct
 // Features is what the backend can do.
 func (s *Service) Features(ctx context.Context) Features { return s.b.Features(ctx) }
 
-// Serve does what routers need this process for, until ctx ends. Where they
-// need nothing it only waits for that.
+// Serve does what routers need this process for, until ctx ends, when it
+// returns nil. Where they need nothing it only waits for that.
 func (s *Service) Serve(ctx context.Context) error {
 	if r, ok := s.b.(Runner); ok {
-		return r.Serve(ctx)
+		return s.do(ctx, "serve", "router", "", func() error { return r.Serve(ctx) })
 	}
 	<-ctx.Done()
-	return ctx.Err()
+	return nil
 }
 
 // Explain goes from a "router", "floatingip" or "portforward" to what carries it.

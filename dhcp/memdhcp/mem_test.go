@@ -22,7 +22,4 @@ func TestAsk(t *testing.T) {
 	b := memdhcp.New(&memdhcp.Options{Host: "h1"})
 	_, err := b.Ask("net", vnet.MustParseMAC("02:00:00:00:00:01"))
 	require.ErrorIs(t, err, vnet.ErrNotFound)
-	svc, err := dhcp.New(b, nil)
-	require.NoError(t, err)
-	require.ErrorIs(t, svc.Serve(t.Context()), vnet.ErrUnsupported)
 }

@@ -165,13 +165,9 @@ func contractCases() []Case {
 			cancel()
 			require.ErrorIs(b, b.s.EnsureEndpoint(ctx, inRouter("e1", "router-1")), context.Canceled)
 			require.ErrorIs(b, b.s.Sync(ctx, both, vnet.SyncOptions{}), context.Canceled)
-			if _, ok := b.h.Metadata.(metadata.Runner); ok {
-				ctx, cancel := context.WithTimeout(b.ctx, 50*time.Millisecond)
-				defer cancel()
-				require.NoError(b, b.s.Serve(ctx))
-			} else {
-				require.ErrorIs(b, b.s.Serve(b.ctx), vnet.ErrUnsupported)
-			}
+			ctx, cancel = context.WithTimeout(b.ctx, 50*time.Millisecond)
+			defer cancel()
+			require.NoError(b, b.s.Serve(ctx))
 		}},
 		{"explain", "Explain goes from an endpoint to what carries it.", func(b *bench) {
 			b.places()

@@ -176,7 +176,7 @@ func (b *Backend) Serve(ctx context.Context) error {
 	b.a.ctx = nil
 	clear(b.a.running)
 	b.a.mu.Unlock()
-	return ctx.Err()
+	return nil
 }
 
 // run advertises until ctx ends, over sockets that are opened anew when the

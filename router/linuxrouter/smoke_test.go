@@ -163,7 +163,7 @@ func TestRouterAdvertisementsConfigureTheKernel(t *testing.T) {
 	// advertisements is.
 	cap := s.vm.Capture("eth0")
 	cancel()
-	require.ErrorIs(t, <-done, context.Canceled)
+	require.NoError(t, <-done)
 	cap.None(100*time.Millisecond, func(f lab.Frame) bool { return f.ICMPType == 134 })
 	ctx, cancel = context.WithCancel(context.Background())
 	defer cancel()
