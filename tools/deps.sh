@@ -27,6 +27,12 @@ need busybox-static /bin/busybox
 need kmod modprobe
 need qemu-system-x86 qemu-system-x86_64
 need linux-image-amd64 '/lib/modules/*-amd64/modules.dep'
+# Open vSwitch and OVN; none of their services is started.
+need openvswitch-common ovsdb-server
+need openvswitch-switch ovs-vswitchd
+need ovn-common ovn-nbctl
+need ovn-central ovn-northd
+need ovn-host ovn-controller
 if [ "${1:-test}" = bench ]; then
 	need kea-dhcp4-server kea-dhcp4
 	need kea-admin perfdhcp

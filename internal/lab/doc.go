@@ -14,4 +14,11 @@
 //	cap := vm.Capture("eth0")
 //	hosts[0].Inject("tap0", lab.Frame{...}.Bytes())
 //	cap.Wait(time.Second, func(f lab.Frame) bool { return f.DstPort == 80 })
+//
+// A lab can also have hypervisors with Open vSwitch and OVN:
+//
+//	c := l.OVNCentral(nil)                 // Northbound, Southbound, northd
+//	hv := l.Chassis(c, lab.ChassisOptions{Name: "hv1"}, lab.ChassisOptions{Name: "hv2"})
+//	vm := hv[0].VM("vm1", "02:00:00:00:00:01", "10.0.0.5/24")
+//	c.NBCtl("show")
 package lab

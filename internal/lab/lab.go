@@ -128,6 +128,8 @@ type Host struct {
 	*NS
 	IP, IP6 netip.Addr // on the underlay
 	Dev     string     // the underlay device
+
+	cut bool // off the underlay
 }
 
 // Underlay makes a host namespace a name, each with a device "under0" on one
