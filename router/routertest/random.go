@@ -298,18 +298,18 @@ func (a *arena) play(t *rapid.T, turns []turn) {
 		if why := a.send(probes); why != "" {
 			fail(n, "%s", why)
 		}
-		for _, kind := range []func(*arena, *reach.Model, *probe) *probe{(*arena).reply, (*arena).refusal} {
-			var answers []*probe
-			for _, p := range probes {
-				if p.seen != nil && p.v.Arrivals[0].Kind != "router" && !p.want.Foreign {
-					if r := kind(a, m, p); r != nil {
-						answers = append(answers, r)
-					}
-				}
+		var answers []*probe
+		for _, p := range probes {
+			switch {
+			case p.seen == nil || p.v.Arrivals[0].Kind == "router" || p.want.Foreign:
+			case p.k.Proto == reach.UDP && p.tag%2 == 0:
+				answers = append(answers, a.refusal(m, p))
+			default:
+				answers = append(answers, a.reply(m, p))
 			}
-			if why := a.send(answers); why != "" {
-				fail(n, "%s", why)
-			}
+		}
+		if why := a.send(answers); why != "" {
+			fail(n, "%s", why)
 		}
 	}
 }
@@ -408,9 +408,6 @@ func (a *arena) reply(m *reach.Model, p *probe) *probe {
 
 // refusal is the ICMP error of the machine that p came to, a UDP packet.
 func (a *arena) refusal(m *reach.Model, p *probe) *probe {
-	if p.seen.Proto != lab.UDP {
-		return nil
-	}
 	r := a.answer(m, p, "refusal", p.v.Unreachable())
 	r.frame.ICMPID, r.frame.ICMPSeq = uint16(r.tag>>16), uint16(r.tag)
 	r.frame.Proto, r.frame.ICMPType, r.frame.ICMPCode, r.frame.Payload = lab.ICMP, 3, 3, p.seen.IPBytes()
