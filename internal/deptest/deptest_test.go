@@ -20,7 +20,7 @@ const module = "github.com/vnet-go/vnet"
 var contracts = []string{"overlay", "router", "dhcp", "metadata", "secgroup"}
 
 // handles are the platforms.
-var handles = []string{"linux"}
+var handles = []string{"linux", "ovn"}
 
 // pkg is what `go list` says of a package.
 type pkg struct {
@@ -212,13 +212,15 @@ func TestInternalsKnowNoBackend(t *testing.T) {
 func TestOneImporter(t *testing.T) {
 	mine, _ := ours(t)
 	only := map[string][]string{
-		"github.com/vishvananda/netlink": {"internal/rtnl"},
-		"github.com/vishvananda/netns":   {"internal/netns"},
-		"github.com/google/nftables":     {"internal/nft"},
-		"github.com/mdlayher/packet":     {"internal/pktio"},
-		"github.com/insomniacslk/dhcp":   {"dhcp/dhcpwire", "dhcp/dhcptest"},
+		"github.com/vishvananda/netlink":     {"internal/rtnl"},
+		"github.com/vishvananda/netns":       {"internal/netns"},
+		"github.com/google/nftables":         {"internal/nft"},
+		"github.com/mdlayher/packet":         {"internal/pktio"},
+		"github.com/insomniacslk/dhcp":       {"dhcp/dhcpwire", "dhcp/dhcptest"},
+		"github.com/ovn-kubernetes/libovsdb": {"internal/ovsdb", "internal/nbrow", "internal/sbrow", "internal/vswitchrow"},
 	}
-	never := []string{"github.com/ovn-kubernetes/libovsdb", "github.com/ovn-org/libovsdb"}
+	// Its client, with what it brings, is not used: see internal/ovsdb.
+	never := []string{"github.com/ovn-org/libovsdb", "github.com/ovn-kubernetes/libovsdb/client"}
 	for _, p := range mine {
 		for _, i := range p.Imports {
 			for lib, who := range only {

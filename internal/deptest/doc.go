@@ -6,7 +6,7 @@
 //   - A backend imports its contract, the contracts that its contract imports,
 //     its one platform handle and internal packages; never another backend or
 //     another handle.
-//   - A handle (linux) imports vnet and internal packages, never a contract.
+//   - A handle (linux, ovn) imports vnet and internal packages, never a contract.
 //   - internal/reach, the judge, imports contracts, never a backend or handle.
 //   - netlink, netns and nftables have one importer each, package internal/rtnl,
 //     internal/netns and internal/nft; the DHCP codec is in dhcp/dhcpwire.

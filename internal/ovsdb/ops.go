@@ -1,0 +1,42 @@
+package ovsdb
+
+import (
+	"encoding/json"
+	"strings"
+
+	"github.com/ovn-kubernetes/libovsdb/ovsdb"
+)
+
+// Operation is one operation of a transaction, as RFC 7047, section 5.2, has it.
+type Operation = ovsdb.Operation
+
+// noWait is the timeout of wait operations: judge at once.
+var noWait = 0
+
+func byUUID(uuid string) []ovsdb.Condition {
+	return []ovsdb.Condition{ovsdb.NewCondition("_uuid", ovsdb.ConditionEqual, uuidValue(uuid))}
+}
+
+// Print is a transaction as text, an operation a line: what golden tests compare.
+func Print(ops []Operation) string {
+	var b strings.Builder
+	for _, o := range ops {
+		j, err := json.Marshal(o)
+		if err != nil {
+			j = []byte(err.Error())
+		}
+		b.Write(j)
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// Increment adds 1 to an integer column, or sets it to 1 when it is to begin
+// again, and selects it.
+func Increment(table, uuid, column string, again bool) []Operation {
+	inc := Operation{Op: "mutate", Table: table, Where: byUUID(uuid), Mutations: []ovsdb.Mutation{*ovsdb.NewMutation(column, ovsdb.MutateOperationAdd, 1)}}
+	if again {
+		inc = Operation{Op: "update", Table: table, Where: byUUID(uuid), Row: ovsdb.Row{column: 1}}
+	}
+	return []Operation{inc, {Op: "select", Table: table, Where: byUUID(uuid), Columns: []string{column}}}
+}

@@ -1,0 +1,197 @@
+package ovn
+
+import (
+	"context"
+	"sync"
+
+	"github.com/vnet-go/vnet"
+	"github.com/vnet-go/vnet/internal/ovsdb"
+)
+
+// Target is what backends write through: a [*Conn], which commits each
+// submission as one transaction, or a [*Batch], which collects the submissions
+// of several backends and commits them as one transaction.
+type Target interface {
+	Conn() *Conn
+	// Submit carries out what f does to its transaction, or collects it. f
+	// reads and writes through tx only, and does the same each time: it is
+	// called again, with a newer view, when another writer was faster, and a
+	// Batch calls it both when it is submitted and when it is committed late.
+	// It must not block and not use the connection. An error of f, or one that
+	// tx met with, ends the submission; nothing of it is written.
+	Submit(ctx context.Context, part vnet.Part, f func(tx *Tx) error) error
+	// Plan says what Submit would do, and writes nothing.
+	Plan(ctx context.Context, part vnet.Part, f func(tx *Tx) error) (vnet.Plan, error)
+}
+
+var (
+	_ Target = (*Conn)(nil)
+	_ Target = (*Batch)(nil)
+)
+
+// Submit carries f out as one transaction and waits as the caller asked ([WithWait]).
+func (c *Conn) Submit(ctx context.Context, part vnet.Part, f func(tx *Tx) error) error {
+	_, err := c.commit(ctx, func(x *ovsdb.Tx) error {
+		_, err := c.run(x, part, f)
+		return err
+	})
+	return err
+}
+
+// Plan says what Submit would do.
+func (c *Conn) Plan(ctx context.Context, part vnet.Part, f func(tx *Tx) error) (vnet.Plan, error) {
+	nb, err := c.north()
+	if err != nil {
+		return vnet.Plan{}, err
+	}
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	s, err := nb.Ready(ctx)
+	if err != nil {
+		return vnet.Plan{}, err
+	}
+	return c.run(s.Begin(), part, f)
+}
+
+// run calls f over x and returns the changes it told of. On an error x is as
+// it was.
+func (c *Conn) run(x *ovsdb.Tx, part vnet.Part, f func(tx *Tx) error) (vnet.Plan, error) {
+	tx := &Tx{v: View{c: c, nb: x}, x: x, part: part}
+	if c.sb != nil {
+		tx.v.sb = c.sb.State()
+	}
+	mark := x.Mark()
+	err := f(tx)
+	if tx.err != nil { // before what f made of it
+		err = tx.err
+	}
+	if err != nil {
+		x.Rollback(mark)
+		return vnet.Plan{}, err
+	}
+	return tx.plan, nil
+}
+
+// commit makes a transaction by build, commits it and waits for it.
+func (c *Conn) commit(ctx context.Context, build func(*ovsdb.Tx) error) (*ovsdb.Tx, error) {
+	nb, err := c.north()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	wait := c.waitOf(ctx)
+	var extra func() []ovsdb.Operation
+	if wait != WaitNone {
+		extra = c.number
+	}
+	x, results, err := nb.Commit(ctx, build, extra)
+	if err != nil || wait == WaitNone {
+		return x, err
+	}
+	return x, c.await(ctx, wait, numberOf(results))
+}
+
+// Batch collects submissions. It may be used from several goroutines.
+type Batch struct {
+	c *Conn
+
+	mu    sync.Mutex
+	x     *ovsdb.Tx // nil while empty
+	parts []submission
+	plan  vnet.Plan
+}
+
+type submission struct {
+	part vnet.Part
+	f    func(*Tx) error
+}
+
+// Batch returns an empty batch.
+func (c *Conn) Batch() *Batch { return &Batch{c: c} }
+
+// Conn returns the connection.
+func (b *Batch) Conn() *Conn { return b.c }
+
+// Submit calls f over what the batch has so far, and collects it when there
+// was no error.
+func (b *Batch) Submit(ctx context.Context, part vnet.Part, f func(tx *Tx) error) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.begin(ctx); err != nil {
+		return err
+	}
+	p, err := b.c.run(b.x, part, f)
+	if err != nil {
+		return err
+	}
+	b.parts = append(b.parts, submission{part, f})
+	b.plan.Changes = append(b.plan.Changes, p.Changes...)
+	return nil
+}
+
+// begin takes the view that the batch is over; b.mu is held.
+func (b *Batch) begin(ctx context.Context) error {
+	if b.x != nil {
+		return ctx.Err()
+	}
+	nb, err := b.c.north()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := b.c.bound(ctx)
+	defer cancel()
+	s, err := nb.Ready(ctx)
+	if err != nil {
+		return err
+	}
+	b.x = s.Begin()
+	return nil
+}
+
+// Plan says what a further submission would do, over what the batch has.
+func (b *Batch) Plan(ctx context.Context, part vnet.Part, f func(tx *Tx) error) (vnet.Plan, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.begin(ctx); err != nil {
+		return vnet.Plan{}, err
+	}
+	mark := b.x.Mark()
+	p, err := b.c.run(b.x, part, f)
+	b.x.Rollback(mark)
+	return p, err
+}
+
+// Changes are what has been collected, in the order of submission.
+func (b *Batch) Changes() vnet.Plan {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return vnet.Plan{Changes: append([]vnet.Change(nil), b.plan.Changes...)}
+}
+
+// Commit carries out what was collected as one transaction, waits for it once,
+// and empties the batch whatever comes of it. Either all of it is written or
+// nothing.
+func (b *Batch) Commit(ctx context.Context) error {
+	b.mu.Lock()
+	parts, x := b.parts, b.x
+	b.parts, b.x, b.plan = nil, nil, vnet.Plan{}
+	b.mu.Unlock()
+	if len(parts) == 0 {
+		return nil
+	}
+	_, err := b.c.commit(ctx, func(fresh *ovsdb.Tx) error {
+		if x != nil && fresh.Base() == x.Base() { // computed already
+			fresh.Take(x)
+			x = nil
+			return nil
+		}
+		for _, p := range parts {
+			if _, err := b.c.run(fresh, p.part, p.f); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return err
+}
