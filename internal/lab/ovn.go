@@ -30,7 +30,8 @@ type Central struct {
 	Northds []*Daemon // one, or two of which one is active
 	TLS     TLS       // of the servers; clients are asked for a certificate
 
-	l *Lab
+	l       *Lab
+	chassis []*Chassis
 }
 
 // Server is one ovsdb-server with one database.
@@ -224,7 +225,7 @@ func (c *Central) TrySBCtl(args ...string) (string, error) {
 
 // Trace runs ovn-trace: options, the logical switch, and the packet as an expression.
 func (c *Central) Trace(args ...string) (string, error) {
-	return c.l.tool("ovn-trace", append([]string{"--db=" + c.SBEndpoints(), "--timeout=30"}, args...)...)
+	return c.l.tool("ovn-trace", append([]string{"--db=" + c.SBEndpoints()}, args...)...)
 }
 
 // WaitHV returns when all chassis have done what is in the Northbound now.
@@ -255,8 +256,9 @@ type Chassis struct {
 	Vswitchd      *Daemon           // ovs-vswitchd
 	OVNController *Daemon
 
-	c *Central
-	o ChassisOptions
+	c   *Central
+	o   ChassisOptions
+	mac string // of tunnelDev and br-phy
 }
 
 // tunnelDev is the chassis' device on the network of the tunnels, a port of br-phy.
@@ -280,13 +282,33 @@ func (l *Lab) Chassis(c *Central, o ...ChassisOptions) []*Chassis {
 		l.must(ch.Vswitch.ready())
 		ch.configure()
 		ch.Vswitchd.launch()
-		ch.OVNController.launch()
 	}
 	for _, ch := range all {
 		l.must(ch.Vswitchd.ready())
+		ch.OVNController.launch() // when br-int stands, or it tries again only after a second
+	}
+	for _, ch := range all {
 		l.must(ch.OVNController.ready())
 	}
+	c.chassis = append(c.chassis, all...)
+	for _, ch := range c.chassis {
+		l.must(ch.neighbours())
+	}
 	return all
+}
+
+// neighbours tells the user space switch the other tunnel ends: the first
+// packet to an unknown one would be lost.
+func (ch *Chassis) neighbours() error {
+	for _, other := range ch.c.chassis {
+		if other == ch {
+			continue
+		}
+		if _, err := ch.Vswitchd.Appctl("tnl/neigh/set", "br-phy", other.EncapIP.String(), other.mac); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (l *Lab) newChassis(c *Central, o ChassisOptions) *Chassis {
@@ -299,6 +321,7 @@ func (l *Lab) newChassis(c *Central, o ChassisOptions) *Chassis {
 	ch.EncapIP = netip.AddrFrom4([4]byte{100, 127, 0, n}) // not used by anything that is tested
 	wire := l.Wire("tunnels")
 	l.Plug(wire, ch.NS, tunnelDev)
+	ch.mac = ch.MAC(tunnelDev).String()
 	for _, p := range o.Physical {
 		ch.Mappings[p] = "br-" + p
 		l.Plug(l.Wire(p), ch.NS, p)
@@ -315,15 +338,17 @@ func (l *Lab) newChassis(c *Central, o ChassisOptions) *Chassis {
 	ch.Vswitch.ready = func() error { return waitSocket(db, ch.Vswitch, startLimit) }
 	ch.Vswitchd = l.daemon(ch.NS, ch.Dir, "vswitchd", "ovs-vswitchd", ch.Endpoint)
 	ch.Vswitchd.ready = func() error {
-		// Waits until all bridges stand; their devices end with the process,
-		// and with them the addresses.
+		// Waits until all bridges stand. Their devices outlive the process, but not all ends of it.
 		if _, err := ch.TryVsctl("--timeout=30", "set", "Open_vSwitch", ".", "external_ids:lab-pid="+strconv.Itoa(ch.Vswitchd.Pid())); err != nil {
 			return err
 		}
-		if err := run("ip", "-n", ch.NS.Name, "addr", "add", ch.EncapIP.String()+"/24", "dev", "br-phy"); err != nil {
+		if err := run("ip", "-n", ch.NS.Name, "addr", "replace", ch.EncapIP.String()+"/24", "dev", "br-phy"); err != nil {
 			return err
 		}
-		return run("ip", "-n", ch.NS.Name, "link", "set", "dev", "br-phy", "up")
+		if err := run("ip", "-n", ch.NS.Name, "link", "set", "dev", "br-phy", "up"); err != nil {
+			return err
+		}
+		return ch.neighbours()
 	}
 	ch.OVNController = l.daemon(ch.NS, ch.Dir, "ovn-controller", "ovn-controller", ch.Endpoint)
 	ch.OVNController.ready = func() error {
@@ -369,7 +394,7 @@ func (ch *Chassis) configure() {
 		}
 	}
 	// br-phy keeps the device's address: neighbours know it by that.
-	bridge("br-phy", tunnelDev, "other_config:hwaddr="+strconv.Quote(ch.MAC(tunnelDev).String()))
+	bridge("br-phy", tunnelDev, "other_config:hwaddr="+strconv.Quote(ch.mac))
 	bridge("br-int", "", "fail_mode=secure", "other_config:disable-in-band=true")
 	for _, p := range ch.o.Physical {
 		bridge(ch.Mappings[p], p)
