@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -229,12 +230,14 @@ func (b *Backend) portSteps(w *work, ns *linux.Namespace, stands bool, r router.
 	if l == nil && r.AdminDown { // routes need the inner end up
 		w.step(linux.Connect, func(context.Context) error { return in.SetUp(inner) })
 	}
-	return b.addrSteps(w, ns, l != nil, p, was, want, end)
+	// Addresses that are elsewhere now are announced like new ones.
+	moved := l != nil && (l.MAC != p.mac || bridge == nil || o.Master != bridge.Index || !r.AdminDown && !o.Up)
+	return b.addrSteps(w, ns, l != nil, moved, p, was, want, end)
 }
 
-// addrSteps gives a port its addresses, announces new ones, and ends the
-// connections that were translated to one that goes.
-func (b *Backend) addrSteps(w *work, ns *linux.Namespace, stands bool, p port, wasNAT, wantNAT *nat, end *endings) error {
+// addrSteps gives a port its addresses, announces new ones, or all when the port
+// has moved, and ends the connections that were translated to one that goes.
+func (b *Backend) addrSteps(w *work, ns *linux.Namespace, stands, moved bool, p port, wasNAT, wantNAT *nat, end *endings) error {
 	in, inner := ns.RTNL(), b.inner(p.id)
 	want := map[netip.Prefix]bool{netip.PrefixFrom(p.mac.LinkLocal(), 64): true}
 	for _, a := range p.addrs {
@@ -282,12 +285,20 @@ func (b *Backend) addrSteps(w *work, ns *linux.Namespace, stands bool, p port, w
 			end.addrs[a.Addr()] = true
 		}
 	}
-	if len(add) > 0 {
-		var announce []netip.Addr
-		for _, a := range add {
-			announce = append(announce, a.Addr())
+	announce := map[netip.Addr]bool{}
+	for _, a := range add {
+		announce[a.Addr()] = true
+	}
+	if moved {
+		for a := range want {
+			announce[a.Addr()] = true
 		}
-		w.step(linux.Disconnect, func(context.Context) error { b.announcer.announce(ns, inner, p.mac, announce...); return nil })
+		if p.kind == "gateway" {
+			maps.Copy(announce, wantNAT.addresses())
+		}
+	}
+	if len(announce) > 0 {
+		w.step(linux.Disconnect, func(context.Context) error { b.announcer.announce(ns, inner, p.mac, slices.Collect(maps.Keys(announce))...); return nil })
 	}
 	return nil
 }

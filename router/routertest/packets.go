@@ -183,6 +183,14 @@ func Packets() []Case {
 			})
 			require.NoError(t, e.svc.EnsureFloatingIP(e.ctx, s.FloatingIPs[0]))
 			cap.Wait(patience, arp(addr("203.0.113.50")))
+			// With another MAC, all of them again.
+			mac = vnet.MAC{2, 0, 0, 0, 1, 9}
+			s.Routers[0].Gateway.MAC, s.PortForwards = mac, nil
+			e.sync(s)
+			cap.Wait(patience, arp(addr("203.0.113.2")))
+			cap.Wait(patience, arp(addr("203.0.113.50")))
+			cap.Wait(patience, func(f lab.Frame) bool { return f.ICMPType == 136 && f.Target == addr("2001:db8:f::2") && f.LinkAddr == mac })
+			e.nothingToDo(s)
 		}},
 		{"errors", "ICMP errors about translated packets are translated, in what they quote too.", func(t *testing.T, e *env) {
 			e.sync(basic())
