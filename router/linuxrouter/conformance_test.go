@@ -27,18 +27,22 @@ func TestConformance(t *testing.T) {
 	routertest.Run(t, routertest.Harness{Worlds: *worlds, Packets: *packets, Make: func(t testing.TB) routertest.Host {
 		l := lab.New(t)
 		ns := l.NS("h1")
-		h := open(t, l, ns)
-		ob, err := linuxoverlay.New(h, nil)
-		require.NoError(t, err)
-		backend := func(t testing.TB) router.Backend {
-			b, err := linuxrouter.New(h, nil)
-			require.NoError(t, err)
-			return b
-		}
-		return routertest.Host{Overlay: ob, Router: backend(t), Reopen: backend,
-			Writes:  func() int { return writes(h) },
-			Foreign: func(t testing.TB) func(testing.TB) { return foreign(t, l, ns) }}
+		x := host(t, open(t, l, ns, ""))
+		x.Beside = func(t testing.TB) routertest.Host { return host(t, open(t, l, ns, "b")) }
+		x.Foreign = func(t testing.TB) func(testing.TB) { return foreign(t, l, ns) }
+		return x
 	}})
+}
+
+func host(t testing.TB, h *linux.Host) routertest.Host {
+	ob, err := linuxoverlay.New(h, nil)
+	require.NoError(t, err)
+	backend := func(t testing.TB) router.Backend {
+		b, err := linuxrouter.New(h, nil)
+		require.NoError(t, err)
+		return b
+	}
+	return routertest.Host{Overlay: ob, Router: backend(t), Reopen: backend, Writes: func() int { return writes(h) }}
 }
 
 // writes counts what was written to the host's namespace and those of the
@@ -65,14 +69,7 @@ func foreign(t testing.TB, l *lab.Lab, ns *lab.NS) func(testing.TB) {
 	ns.IP("link", "set", "dev", "rother", "alias", "vnet:another:router:port:r1-in")
 	ns.IP("link", "set", "dev", "iother", "alias", "somebody's")
 	ns.IP("addr", "add", "192.0.2.1/24", "dev", "iother")
-	h, err := linux.Open(ctx, vnet.Owner(l.Owner("b")), &linux.Options{Name: "h1", Netns: ns.Path, NetnsDir: l.NetnsDir()})
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		if err := h.Cleanup(ctx); err != nil {
-			t.Error(err)
-		}
-		h.Close()
-	})
+	h := open(t, l, ns, "b")
 	ob, err := linuxoverlay.New(h, nil)
 	require.NoError(t, err)
 	two := &site{l: l, h: h}

@@ -298,7 +298,10 @@ func (b *Backend) addrSteps(w *work, ns *linux.Namespace, stands, moved bool, p 
 		}
 	}
 	if len(announce) > 0 {
-		w.step(linux.Disconnect, func(context.Context) error { b.announcer.announce(ns, inner, p.mac, slices.Collect(maps.Keys(announce))...); return nil })
+		w.step(linux.Disconnect, func(context.Context) error {
+			b.announcer.announce(ns, inner, p.mac, slices.Collect(maps.Keys(announce))...)
+			return nil
+		})
 	}
 	return nil
 }

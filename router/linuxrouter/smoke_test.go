@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/netip"
 	"os"
-	"strings"
 	"testing"
 	"time"
 
@@ -29,8 +28,9 @@ type site struct {
 	vm, ext *lab.NS
 }
 
-func open(t testing.TB, l *lab.Lab, ns *lab.NS) *linux.Host {
-	h, err := linux.Open(context.Background(), vnet.Owner(l.Owner("")), &linux.Options{Name: "h1", Netns: ns.Path, NetnsDir: l.NetnsDir()})
+// open returns the handle of a host for the owner of that suffix.
+func open(t testing.TB, l *lab.Lab, ns *lab.NS, owner string) *linux.Host {
+	h, err := linux.Open(context.Background(), vnet.Owner(l.Owner(owner)), &linux.Options{Name: "h1", Netns: ns.Path, NetnsDir: l.NetnsDir()})
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		if err := h.Cleanup(context.Background()); err != nil {
@@ -63,7 +63,7 @@ func newSite(t testing.TB) *site {
 	l := lab.New(t)
 	ctx := context.Background()
 	hns := l.NS("h1")
-	s := &site{l: l, h: open(t, l, hns), vm: l.NS("vm"), ext: l.NS("ext")}
+	s := &site{l: l, h: open(t, l, hns, ""), vm: l.NS("vm"), ext: l.NS("ext")}
 	ob, err := linuxoverlay.New(s.h, nil)
 	require.NoError(t, err)
 	s.networks(t, ob)
@@ -143,36 +143,4 @@ func TestRouterRoutesAndTranslates(t *testing.T) {
 	require.NoError(t, again.DeleteRouter(ctx, "r1"))
 	_, err = os.Stat(s.l.NetnsDir() + "/" + s.h.NetnsName(vnet.PartRouter, "r1"))
 	require.True(t, os.IsNotExist(err))
-}
-
-func TestRouterAdvertisementsConfigureTheKernel(t *testing.T) {
-	s := newSite(t)
-	s.vm.IP("addr", "flush", "dev", "eth0", "scope", "global")
-	s.vm.Sysctl("net/ipv6/conf/eth0/accept_ra", "2")
-	require.NoError(t, s.svc.EnsureRouter(context.Background(), r1))
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error)
-	go func() { done <- s.svc.Serve(ctx) }()
-	want := s.vm.MAC("eth0").EUI64(netip.MustParsePrefix("2001:db8:1::/64")).String()
-	lab.Eventually(t, 5*time.Second, "an address by SLAAC", func() bool {
-		out := s.vm.IP("-6", "addr", "show", "dev", "eth0")
-		return strings.Contains(out, want)
-	})
-	require.Contains(t, s.vm.IP("-6", "route"), "default via fe80::ff:fe00:1")
-	// The end of this process is not the end of the router; that of its
-	// advertisements is.
-	cap := s.vm.Capture("eth0")
-	cancel()
-	require.NoError(t, <-done)
-	cap.None(100*time.Millisecond, func(f lab.Frame) bool { return f.ICMPType == 134 })
-	ctx, cancel = context.WithCancel(context.Background())
-	defer cancel()
-	go func() { done <- s.svc.Serve(ctx) }()
-	cap.Wait(3*time.Second, func(f lab.Frame) bool { return f.ICMPType == 134 && f.ICMPSeq == 12 })
-	silent := r1.Clone()
-	silent.Interfaces[0].RA = nil
-	require.NoError(t, s.svc.EnsureRouter(ctx, silent))
-	cap.Wait(time.Second, func(f lab.Frame) bool { return f.ICMPType == 134 && f.ICMPSeq == 0 })
-	cancel()
-	<-done
 }

@@ -41,6 +41,9 @@ type Host struct {
 	// Writes counts what has been written to the platform so far. Nil: the
 	// suite cannot see that nothing was written, and does not look.
 	Writes func() int
+	// Beside makes a backend of another owner on the same host. Nil: there can
+	// be none.
+	Beside func(t testing.TB) Host
 	// Foreign makes things on the platform that look like the backend's but
 	// carry another owner, or none, and returns a check that they stand
 	// untouched. Nil: there can be none.

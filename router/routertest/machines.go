@@ -41,11 +41,13 @@ var at = map[string]struct {
 	addrs    []string
 	gateways []string
 }{
-	"a":   {"in", 0x11, []string{"10.0.0.5/24", "2001:db8:1::5/64"}, []string{"10.0.0.1", "2001:db8:1::1"}},
-	"a2":  {"in", 0x12, []string{"10.0.0.6/24", "2001:db8:1::6/64"}, []string{"10.0.0.1", "2001:db8:1::1"}},
-	"b":   {"in2", 0x13, []string{"10.0.1.5/24", "2001:db8:2::5/64"}, []string{"10.0.1.1", "2001:db8:2::1"}},
-	"o":   {"other", 0x14, []string{"10.0.0.5/24"}, []string{"10.0.0.1"}},
-	"ext": {"out", 0x15, []string{"203.0.113.1/24", "2001:db8:f::1/64"}, nil},
+	"a":  {"in", 0x11, []string{"10.0.0.5/24", "2001:db8:1::5/64"}, []string{"10.0.0.1", "2001:db8:1::1"}},
+	"a2": {"in", 0x12, []string{"10.0.0.6/24", "2001:db8:1::6/64"}, []string{"10.0.0.1", "2001:db8:1::1"}},
+	"b":  {"in2", 0x13, []string{"10.0.1.5/24", "2001:db8:2::5/64"}, []string{"10.0.1.1", "2001:db8:2::1"}},
+	"o":  {"other", 0x14, []string{"10.0.0.5/24"}, []string{"10.0.0.1"}},
+	// auto gets what it has from advertisements.
+	"auto": {"in", 0x16, nil, nil},
+	"ext":  {"out", 0x15, []string{"203.0.113.1/24", "2001:db8:f::1/64"}, nil},
 }
 
 // machine plugs one of the machines in.

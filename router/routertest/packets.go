@@ -189,7 +189,9 @@ func Packets() []Case {
 			e.sync(s)
 			cap.Wait(patience, arp(addr("203.0.113.2")))
 			cap.Wait(patience, arp(addr("203.0.113.50")))
-			cap.Wait(patience, func(f lab.Frame) bool { return f.ICMPType == 136 && f.Target == addr("2001:db8:f::2") && f.LinkAddr == mac })
+			cap.Wait(patience, func(f lab.Frame) bool {
+				return f.ICMPType == 136 && f.Target == addr("2001:db8:f::2") && f.LinkAddr == mac
+			})
 			e.nothingToDo(s)
 		}},
 		{"errors", "ICMP errors about translated packets are translated, in what they quote too.", func(t *testing.T, e *env) {
@@ -207,6 +209,122 @@ func Packets() []Case {
 			}
 			require.True(t, refused, "%v", err)
 		}},
+		{"deleted floating IP", "A floating IP or port forward that is deleted ends the connections that used it, and no others.", func(t *testing.T, e *env) {
+			s := basic()
+			s.FloatingIPs = append(s.FloatingIPs, router.FloatingIP{ID: "f2", RouterID: "r1", FloatingIP: addr("203.0.113.51"), FixedIP: addr("10.0.1.5")})
+			e.sync(s)
+			for _, m := range []string{"a", "a2", "b"} {
+				e.at(m)
+			}
+			type call struct{ from, to, want string }
+			conns := map[call]net.Conn{}
+			in, out, forward, other := call{"ext", "203.0.113.50:7000", "a:7000 hears 203.0.113.1"}, call{"a", "203.0.113.1:7000", "ext:7000 hears 203.0.113.50"},
+				call{"ext", "203.0.113.2:2200", "a2:22 hears 203.0.113.1"}, call{"ext", "203.0.113.51:7000", "b:7000 hears 203.0.113.1"}
+			for _, c := range []call{in, out, forward, other, {"a", "10.0.1.5:7000", "b:7000 hears 10.0.0.5"}, {"a2", "203.0.113.1:7000", "ext:7000 hears 203.0.113.2"}} {
+				conn, err := e.at(c.from).dial("tcp", c.to)
+				require.NoError(t, err, "%v", c)
+				defer conn.Close()
+				conns[c] = conn
+			}
+			check := func() {
+				t.Helper()
+				for c, conn := range conns {
+					got, err := say(conn, patience)
+					require.NoError(t, err, "%v", c)
+					require.Equal(t, c.want, got)
+				}
+			}
+			ended := func(cs ...call) {
+				t.Helper()
+				for _, c := range cs {
+					_, err := say(conns[c], quiet)
+					require.Error(t, err, "%v", c)
+					delete(conns, c)
+				}
+			}
+			check()
+			require.NoError(t, e.svc.DeleteFloatingIP(e.ctx, "f1"))
+			ended(in, out)
+			check()
+			require.NoError(t, e.svc.DeletePortForward(e.ctx, "p1"))
+			ended(forward)
+			check()
+			s.FloatingIPs, s.PortForwards = nil, nil
+			e.sync(s)
+			ended(other)
+			check()
+		}},
+		{"host routes", "The longest prefix wins: a route to one address goes before that to its subnet, in both families.", func(t *testing.T, e *env) {
+			s := basic()
+			s.Routers[0].Routes = []router.Route{
+				{Destination: netip.MustParsePrefix("192.168.5.0/24"), NextHop: addr("10.0.0.5")}, {Destination: netip.MustParsePrefix("192.168.5.9/32"), NextHop: addr("10.0.0.6")},
+				{Destination: netip.MustParsePrefix("2001:db8:5::/64"), NextHop: addr("2001:db8:1::5")}, {Destination: netip.MustParsePrefix("2001:db8:5::9/128"), NextHop: addr("2001:db8:1::6")}}
+			e.sync(s)
+			for _, m := range []string{"a", "a2"} {
+				e.at(m).IP("route", "add", "local", "192.168.5.0/24", "dev", "lo")
+				e.at(m).IP("-6", "route", "add", "local", "2001:db8:5::/64", "dev", "lo")
+			}
+			for to, who := range map[string]string{"192.168.5.8": "a", "192.168.5.9": "a2", "2001:db8:5::8": "a", "2001:db8:5::9": "a2"} {
+				got, err := e.at("b").ask("tcp", net.JoinHostPort(to, "7000"))
+				require.NoError(t, err, to)
+				require.Contains(t, got, who+":7000", to)
+			}
+			s.Routers[0].Routes = s.Routers[0].Routes[:1]
+			e.sync(s)
+			got, err := e.at("b").ask("tcp", "192.168.5.9:7000")
+			require.NoError(t, err)
+			require.Contains(t, got, "a:7000")
+			e.nothingToDo(s)
+		}},
+		{"IPv6 gateway", "A gateway may be IPv6 alone, with a link-local next hop.", func(t *testing.T, e *env) {
+			s := basic()
+			g := s.Routers[0].Gateway
+			s.FloatingIPs, s.PortForwards = nil, nil
+			ext := e.at("ext")
+			g.Addresses, g.NextHops = pfx("2001:db8:f::2/64"), []netip.Addr{ext.MAC("eth0").LinkLocal()}
+			ext.IP("-6", "addr", "add", "2001:db8:e::1/128", "dev", "lo")
+			e.sync(s)
+			e.nothingToDo(s)
+			e.hears("a", "2001:db8:f::1", "ext:7000 hears 2001:db8:1::5")
+			got, err := e.at("a").ask("tcp", "[2001:db8:e::1]:7000")
+			require.NoError(t, err)
+			require.Equal(t, "ext:7000 hears 2001:db8:1::5", got)
+			e.deaf("a", "203.0.113.1")
+		}},
+		{"owners side by side", "Two owners' routers of the same ids on one host know nothing of each other.", func(t *testing.T, e *env) {
+			if e.Beside == nil {
+				return
+			}
+			two := newEnv(t, e.Beside(t))
+			one := e
+			for _, x := range []*env{one, two} {
+				x.sync(basic())
+				x.at("a")
+			}
+			both := func() {
+				t.Helper()
+				for _, x := range []*env{one, two} {
+					x.hears("ext", "203.0.113.50", "a:7000 hears 203.0.113.1")
+				}
+			}
+			both()
+			calls, err := two.at("ext").dial("tcp", "203.0.113.50:7000")
+			require.NoError(t, err)
+			defer calls.Close()
+			s := basic()
+			s.FloatingIPs[0].FixedIP = addr("10.0.0.6")
+			one.at("a2")
+			one.sync(s)
+			one.hears("ext", "203.0.113.50", "a2:7000 hears 203.0.113.1")
+			one.sync(router.State{})
+			got, err := say(calls, patience)
+			require.NoError(t, err, "the other owner's connection")
+			require.Equal(t, "a:7000 hears 203.0.113.1", got)
+			two.nothingToDo(basic())
+			one.sync(basic())
+			both()
+		}},
+		{"autoconfiguration", "A host gets its address, default route, and MTU by advertisements, for as long as Serve runs and anew when it does so again.", autoconfiguration},
 		{"admin down", "A router that is administratively down forwards nothing.", func(t *testing.T, e *env) {
 			s := basic()
 			e.sync(s)
@@ -305,4 +423,50 @@ func advertisements(t *testing.T, e *env) {
 		require.Contains(t, out, "2001:db8::53")
 		require.Contains(t, out, "from fe80::ff:fe00:101")
 	}
+}
+
+// autoconfiguration is an unmodified kernel on an advertised network.
+func autoconfiguration(t *testing.T, e *env) {
+	if !e.svc.Features(e.ctx).RA {
+		return
+	}
+	serve := func() (stop func()) {
+		ctx, cancel := context.WithCancel(e.ctx)
+		served := make(chan error, 1)
+		go func() { served <- e.svc.Serve(ctx) }()
+		return func() {
+			cancel()
+			select {
+			case err := <-served:
+				require.NoError(t, err)
+			case <-time.After(patience):
+				t.Error("Serve does not end with its context")
+			}
+		}
+	}
+	s := basic()
+	s.Routers[0].Interfaces[0].RA = &router.RA{Mode: router.SLAAC, MTU: 1400, Interval: 4 * time.Second}
+	e.sync(s)
+	e.at("ext")
+	stop := serve()
+	vm := e.at("auto")
+	lab.Eventually(t, 5*patience, "an address, a default route and an MTU", func() bool {
+		return strings.Contains(vm.IP("-6", "addr", "show", "dev", "eth0"), vm.MAC("eth0").EUI64(netip.MustParsePrefix("2001:db8:1::/64")).String()+"/64") &&
+			strings.Contains(vm.IP("-6", "route", "show", "default"), "via fe80::ff:fe00:101 ") && strings.Contains(vm.IP("-6", "route"), "mtu 1400")
+	})
+	lab.Eventually(t, 5*patience, "a way out", func() bool { return vm.Ping("2001:db8:f::1", 1) == nil })
+	stop()
+	cap := vm.Capture("eth0")
+	advertised := func(seconds uint16) func(lab.Frame) bool {
+		return func(f lab.Frame) bool { return f.Proto == lab.ICMPv6 && f.ICMPType == 134 && f.ICMPSeq == seconds }
+	}
+	cap.None(quiet, advertised(12))
+	require.NoError(t, vm.Ping("2001:db8:f::1", 3), "the router works on without this process")
+	stop = serve()
+	defer func() { stop() }()
+	cap.Wait(5*patience, advertised(12))
+	// What is no router for hosts any more says so (RFC 4861, 6.2.5).
+	s.Routers[0].Interfaces[0].RA = nil
+	require.NoError(t, e.svc.EnsureRouter(e.ctx, s.Routers[0]))
+	cap.Wait(2*patience, advertised(0))
 }
