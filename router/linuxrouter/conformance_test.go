@@ -2,8 +2,10 @@ package linuxrouter_test
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,6 +13,7 @@ import (
 
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/internal/lab"
+	"github.com/vnet-go/vnet/internal/nft"
 	"github.com/vnet-go/vnet/linux"
 	"github.com/vnet-go/vnet/overlay/linuxoverlay"
 	"github.com/vnet-go/vnet/router"
@@ -42,7 +45,39 @@ func host(t testing.TB, h *linux.Host) routertest.Host {
 		require.NoError(t, err)
 		return b
 	}
-	return routertest.Host{Overlay: ob, Router: backend(t), Reopen: backend, Writes: func() int { return writes(h) }}
+	return routertest.Host{Overlay: ob, Router: backend(t), Reopen: backend, Writes: func() int { return writes(h) },
+		Dying: func(t testing.TB, n int) router.Backend {
+			b, err := linuxrouter.New(dying{h, &n}, nil)
+			require.NoError(t, err)
+			return b
+		}}
+}
+
+// dying is the target of a process that ends after some steps.
+type dying struct {
+	linux.Target
+	left *int
+}
+
+func (d dying) Submit(ctx context.Context, steps ...linux.Step) error {
+	step := func(f func() error) error {
+		if *d.left--; *d.left < 0 {
+			return errors.New("killed")
+		}
+		return f()
+	}
+	steps = slices.Clone(steps)
+	for i := range steps {
+		s := &steps[i]
+		s.Undo = nil // the dead take nothing back
+		if do := s.Do; do != nil {
+			s.Do = func(ctx context.Context) error { return step(func() error { return do(ctx) }) }
+		}
+		if f := s.NFT; f != nil {
+			s.NFT = func(tx *nft.Tx) error { return step(func() error { return f(tx) }) }
+		}
+	}
+	return d.Target.Submit(ctx, steps...)
 }
 
 // writes counts what was written to the host's namespace and those of the

@@ -3,8 +3,10 @@ package routertest
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -209,6 +211,57 @@ func Contract() []Case {
 			require.ErrorIs(t, e.svc.EnsureRouter(ctx, s.Routers[0]), context.Canceled)
 			require.Equal(t, n, e.writes())
 		}},
+		{"many", "The cost of a change depends on the change, and nothing is written where nothing differs.", func(t *testing.T, e *env) {
+			s := crowd(1000)
+			e.sync(s)
+			e.nothingToDo(s)
+		}},
+		{"killed at every step", "A new process makes it so from wherever the one before was killed.", func(t *testing.T, e *env) {
+			if e.Dying == nil {
+				return
+			}
+			one, two := basic(), basic()
+			two.Routers[0].Gateway.MAC = vnet.MAC{2, 0, 0, 0, 1, 9}
+			two.Routers[0].Interfaces[1].PortID = "another"
+			two.Routers[0].Routes = []router.Route{{Destination: netip.MustParsePrefix("192.168.0.0/16"), NextHop: addr("10.0.0.9")}}
+			two.FloatingIPs[0].FixedIP = addr("10.0.1.7")
+			two.PortForwards[0].ExternalIP = addr("203.0.113.60")
+			for _, step := range [][2]router.State{{{}, one}, {one, two}, {two, {}}} {
+				for n := 0; ; n++ {
+					require.Less(t, n, 1000)
+					e.sync(step[0])
+					if err := service(t, e.Dying(t, n)).Sync(e.ctx, step[1], vnet.SyncOptions{Force: true}); err == nil {
+						break
+					}
+					e.svc = e.restarted()
+					e.sync(step[1])
+					e.nothingToDo(step[1])
+				}
+			}
+		}},
+		{"killed among many", "A Sync that is killed or cancelled anywhere is finished by the next.", func(t *testing.T, e *env) {
+			one, two := crowd(300), crowd(150)
+			for i := range two.FloatingIPs {
+				if i%3 == 0 {
+					two.FloatingIPs[i].FixedIP = netip.AddrFrom4([4]byte{10, 0, 200, byte(i)})
+				}
+			}
+			two.Routers = append(two.Routers, second())
+			for i := range 6 {
+				s := []router.State{one, two, {}}[i%3]
+				b, n := e.Reopen(t), rand.IntN(400)
+				if e.Dying != nil && i%2 == 0 {
+					b = e.Dying(t, n)
+				}
+				ctx, cancel := context.WithTimeout(e.ctx, time.Duration(n)*time.Millisecond/4)
+				err := service(t, b).Sync(ctx, s, vnet.SyncOptions{Force: true})
+				cancel()
+				t.Logf("n %d: %v", n, err)
+				e.svc = e.restarted()
+				require.NoError(t, e.svc.Sync(e.ctx, s, vnet.SyncOptions{Force: true}), "n %d", n)
+				e.nothingToDo(s)
+			}
+		}},
 		{"others are left alone", "What carries another owner's mark, or none, is not touched.", func(t *testing.T, e *env) {
 			if e.Foreign == nil {
 				return
@@ -249,6 +302,19 @@ func Contract() []Case {
 			}
 		}},
 	}
+}
+
+// crowd is a router with n floating IPs.
+func crowd(n int) router.State {
+	s := basic()
+	s.Routers[0].Interfaces[0].Addresses = pfx("10.0.0.1/16")
+	s.Routers[0].Interfaces[1].Addresses = pfx("10.1.0.1/16")
+	s.FloatingIPs = nil
+	for i := range n {
+		s.FloatingIPs = append(s.FloatingIPs, router.FloatingIP{ID: fmt.Sprint("f", i), RouterID: "r1",
+			FloatingIP: netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}), FixedIP: netip.AddrFrom4([4]byte{10, 0, byte(1 + i>>8), byte(i)})})
+	}
+	return s
 }
 
 // second is a router with the same subnet as the first on a network of its own.

@@ -38,6 +38,10 @@ type Host struct {
 	// Reopen returns a new backend over the same platform, as after a restart
 	// of the process.
 	Reopen func(t testing.TB) router.Backend
+	// Dying returns a backend over the same platform whose process ends after n
+	// writes: what comes then fails, and nothing is taken back. Nil: the suite
+	// kills nobody.
+	Dying func(t testing.TB, n int) router.Backend
 	// Writes counts what has been written to the platform so far. Nil: the
 	// suite cannot see that nothing was written, and does not look.
 	Writes func() int
