@@ -184,14 +184,11 @@ func TestDaemonsStartAgain(t *testing.T) {
 	require.Error(t, vm1.Ping("10.0.0.3", 1))
 }
 
-func TestRAFT(t *testing.T) {
+func TestRAFTServersComeAndGo(t *testing.T) {
 	l := New(t)
 	start := time.Now()
 	c := l.OVNCentral(&CentralOptions{Raft: true})
 	t.Logf("clusters after %v", time.Since(start))
-	hv := l.Chassis(c, ChassisOptions{Name: "hv1"}, ChassisOptions{Name: "hv2"})
-	vm1, _ := twoVMs(c, hv)
-	pings(t, vm1, "10.0.0.2")
 	has := func(s *Server, ls string) bool {
 		out, err := l.tool("ovn-nbctl", "--timeout=5", "--no-leader-only", "--db="+s.Unix, "ls-list")
 		return err == nil && strings.Contains(out, "("+ls+")")
@@ -215,19 +212,47 @@ func TestRAFT(t *testing.T) {
 	second.Join()
 	Eventually(t, wait, "the cut off server has what it missed", func() bool { return has(second, "without-second") })
 
-	sb, _ := c.Leader(c.SB)
-	sb.Kill()
-	c.NBCtl("lsp-set-addresses", "vm2", "02:00:00:00:00:02 10.0.0.2 fd00::2 10.0.0.22")
-	c.WaitHV()
-	sb.Start()
+	third.Pause()
+	fourth, _ := c.Leader(c.NB)
+	require.NotEqual(t, third, fourth)
+	third.Resume()
+	Eventually(t, wait, "the server that did not answer follows", func() bool { return third.Role() == "follower" })
 
-	third, _ = c.Leader(c.NB)
-	require.NoError(t, third.Transfer())
-	Eventually(t, wait, "the leader hands over", func() bool { return third.Role() == "follower" })
-	c.Northds[0].Kill()
-	c.WaitHV()
-	require.NoError(t, vm1.Ping("10.0.0.2", 3))
+	fourth, _ = c.Leader(c.NB)
+	require.NoError(t, fourth.Transfer())
+	Eventually(t, wait, "the leader hands over", func() bool { return fourth.Role() == "follower" })
+	last, _ := c.Leader(c.NB)
+	require.NotEqual(t, fourth, last)
+
+	last.CutOff()
+	others = c.others(last)
+	others[0].Kill()
+	others[1].Kill()
+	_, err := c.TryNBCtl("--timeout=1", "ls-add", "nobody")
+	require.Error(t, err, "one of three is no majority")
 	t.Logf("end after %v", time.Since(start))
+}
+
+// The clients that OVN brings look for a new leader with pauses of up to 8 seconds.
+func TestRAFTLeaderOfSouthboundGoes(t *testing.T) {
+	l := New(t)
+	c := l.OVNCentral(&CentralOptions{Raft: true})
+	hv := l.Chassis(c, ChassisOptions{Name: "hv1"}, ChassisOptions{Name: "hv2"})
+	vm1, _ := twoVMs(c, hv)
+	require.NoError(t, vm1.Ping("10.0.0.2", 3))
+	leader, _ := c.Leader(c.SB)
+	leader.Kill()
+	require.NoError(t, vm1.Ping("10.0.0.2", 3))
+	c.NBCtl("lsp-add", "s", "vm3", "--", "lsp-set-addresses", "vm3", "02:00:00:00:00:03 10.0.0.3")
+	hv[1].VM("vm3", "02:00:00:00:00:03", "10.0.0.3/24")
+	pings(t, vm1, "10.0.0.3")
+
+	active := c.ActiveNorthd()
+	active.Kill()
+	require.NotEqual(t, active, c.ActiveNorthd())
+	c.NBCtl("lsp-set-enabled", "vm3", "disabled")
+	c.WaitHV()
+	require.Error(t, vm1.Ping("10.0.0.3", 1))
 }
 
 func TestForwardAndTLS(t *testing.T) {

@@ -49,7 +49,7 @@ func (s *Server) Connected() bool {
 }
 
 // Leader waits for a server that is leader and, if it was cut off, is
-// connected to a majority, and returns it with the others. Pass Central.NB or Central.SB.
+// connected to a majority, and returns it with all others of the database. Pass Central.NB or Central.SB.
 func (c *Central) Leader(servers []*Server) (leader *Server, others []*Server) {
 	c.l.t.Helper()
 	Eventually(c.l.t, startLimit, "a leader of "+servers[0].DB, func() bool {
@@ -63,12 +63,36 @@ func (c *Central) Leader(servers []*Server) (leader *Server, others []*Server) {
 		time.Sleep(20 * time.Millisecond) // each look starts programs
 		return false
 	})
-	for _, s := range servers {
-		if s != leader {
-			others = append(others, s)
+	return leader, c.others(leader)
+}
+
+// others are the servers of the same database without s.
+func (c *Central) others(s *Server) (others []*Server) {
+	for _, p := range c.peers(s) {
+		if p != s {
+			others = append(others, p)
 		}
 	}
-	return leader, others
+	return others
+}
+
+// ActiveNorthd waits for a northd that holds the lock and returns it.
+func (c *Central) ActiveNorthd() (active *Daemon) {
+	c.l.t.Helper()
+	Eventually(c.l.t, startLimit, "an active northd", func() bool {
+		for _, d := range c.Northds {
+			if !d.Running() || d.stopped {
+				continue
+			}
+			if out, err := d.Appctl("status"); err == nil && strings.TrimSpace(out) == "Status: active" {
+				active = d
+				return true
+			}
+		}
+		time.Sleep(20 * time.Millisecond)
+		return false
+	})
+	return active
 }
 
 // Transfer makes the leader hand over its role, as a snapshot does.
