@@ -422,19 +422,43 @@ func (ch *Chassis) JoinTunnels() {
 }
 
 // Exec runs a program in the chassis' namespace with its run directories in
-// the environment, so that "ovs-ofctl dump-flows br-int", "ovs-vsctl show",
-// "ovs-appctl ..." and "ovn-appctl -t ovn-controller ..." find its daemons.
+// the environment, so that "ovs-ofctl dump-flows br-int" and "ovs-vsctl show"
+// find its daemons; so do "ovs-appctl ..." (ovs-vswitchd unless -t says
+// otherwise) and "ovn-appctl ..." (ovn-controller).
 func (ch *Chassis) Exec(name string, args ...string) (string, error) {
 	env := []string{"OVS_RUNDIR=" + ch.Dir, "OVN_RUNDIR=" + ch.Dir, "OVS_DBDIR=" + ch.Dir, name}
-	switch {
-	case name == "ovs-appctl" && (len(args) == 0 || args[0] != "-t"):
-		env = append(env, "-t", ch.Vswitchd.Ctl)
-	case name == "ovn-appctl" && (len(args) == 0 || args[0] != "-t"):
-		env = append(env, "-t", ch.OVNController.Ctl)
+	target := ""
+	switch name {
+	case "ovs-appctl":
+		target = "ovs-vswitchd"
+	case "ovn-appctl":
+		target = "ovn-controller"
+	}
+	if target != "" {
+		if len(args) > 1 && args[0] == "-t" {
+			target, args = args[1], args[2:]
+		}
+		for _, d := range []*Daemon{ch.Vswitch, ch.Vswitchd, ch.OVNController} {
+			if d.args[0] == target {
+				target = d.Ctl
+			}
+		}
+		env = append(env, "-t", target)
 	}
 	ctx, cancel := timeout()
 	defer cancel()
 	return ch.NS.Exec(ctx, "env", append(env, args...)...)
+}
+
+// Leave ends ovn-controller as an operator does who takes the chassis away:
+// its rows go from the Southbound. Stopping and killing leave them.
+func (ch *Chassis) Leave() {
+	ch.l.t.Helper()
+	d := ch.OVNController
+	d.wanted = false
+	_, err := d.Appctl("exit")
+	ch.l.must(err)
+	Eventually(ch.l.t, startLimit, "the chassis leaves", func() bool { return !d.Running() })
 }
 
 // Vsctl runs ovs-vsctl and fails the test when it fails.

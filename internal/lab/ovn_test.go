@@ -182,6 +182,22 @@ func TestDaemonsStartAgain(t *testing.T) {
 	pings(t, vm1, "10.0.0.2")
 	c.WaitHV()
 	require.Error(t, vm1.Ping("10.0.0.3", 1))
+
+	out, err := hv[0].Exec("ovn-appctl", "connection-status")
+	require.NoError(t, err)
+	require.Equal(t, "connected", strings.TrimSpace(out))
+	out, err = hv[0].Exec("ovs-appctl", "-t", "ovsdb-server", "ovsdb-server/list-dbs")
+	require.NoError(t, err)
+	require.Contains(t, out, "Open_vSwitch")
+	out, err = hv[0].Exec("ovs-ofctl", "dump-flows", "br-int")
+	require.NoError(t, err)
+	require.Contains(t, out, "cookie")
+
+	hv[1].OVNController.Stop()
+	require.Contains(t, c.SBCtl("show"), "hv2")
+	hv[1].OVNController.Start()
+	hv[1].Leave()
+	require.NotContains(t, c.SBCtl("show"), "hv2")
 }
 
 func TestRAFTServersComeAndGo(t *testing.T) {
