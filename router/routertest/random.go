@@ -51,6 +51,7 @@ type turn struct {
 	w       reach.World
 	packets []reach.Packet
 	restart bool // by a new process
+	killed  int  // which is the heir of one that was killed before this step; 0: it is not
 }
 
 func drawTurn(t *rapid.T, e *env, packets int) turn {
@@ -59,6 +60,9 @@ func drawTurn(t *rapid.T, e *env, packets int) turn {
 		x.packets = append(x.packets, reachtest.Packet(t, x.w))
 	}
 	x.restart = rapid.IntRange(0, 3).Draw(t, "restart") == 3
+	if x.restart && e.Dying != nil {
+		x.killed = rapid.IntRange(0, 60).Draw(t, "killed")
+	}
 	return x
 }
 
@@ -266,7 +270,7 @@ func (a *arena) play(t *rapid.T, turns []turn) {
 		t.Helper()
 		var b strings.Builder
 		for i, x := range turns[:n+1] {
-			fmt.Fprintf(&b, "\nworld %d, restarted %t: %s", i, x.restart, worldText(x.w))
+			fmt.Fprintf(&b, "\nworld %d, restarted %t, killed %d: %s", i, x.restart, x.killed, worldText(x.w))
 		}
 		t.Fatalf("world %d: %s%s", n, fmt.Sprintf(format, args...), b.String())
 	}
@@ -279,6 +283,9 @@ func (a *arena) play(t *rapid.T, turns []turn) {
 			fail(n, "drew a bad world: %v", err)
 		}
 		a.wire(x.w)
+		if x.killed > 0 {
+			_ = service(a.t, a.Dying(a.t, x.killed-1)).Sync(a.ctx, x.w.Router, vnet.SyncOptions{Force: true})
+		}
 		if x.restart {
 			a.svc = a.restarted()
 		}
