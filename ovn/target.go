@@ -195,3 +195,23 @@ func (b *Batch) Commit(ctx context.Context) error {
 	})
 	return err
 }
+
+// Print returns the operations that Submit would send, one a line, as text for
+// people and tests.
+func (c *Conn) Print(ctx context.Context, part vnet.Part, f func(tx *Tx) error) (string, error) {
+	nb, err := c.north()
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	s, err := nb.Ready(ctx)
+	if err != nil {
+		return "", err
+	}
+	x := s.Begin()
+	if _, err := c.run(x, part, f); err != nil {
+		return "", err
+	}
+	return ovsdb.Print(x.Ops()), nil
+}

@@ -33,6 +33,9 @@ type Options struct {
 	Keepalive time.Duration
 	// MaxDelay bounds the pause between attempts to connect. Default 5 s.
 	MaxDelay time.Duration
+	// Patience is for how long a leader is looked for before a follower will do,
+	// where several endpoints are known. Default 5 s.
+	Patience time.Duration
 	Logger   *slog.Logger
 }
 
@@ -130,6 +133,9 @@ func NewClient(spec Spec, endpoints []string, o *Options) (*Client, error) {
 	if c.o.MaxDelay <= 0 {
 		c.o.MaxDelay = 5 * time.Second
 	}
+	if c.o.Patience <= 0 {
+		c.o.Patience = 5 * time.Second
+	}
 	if c.o.Logger == nil {
 		c.o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -198,10 +204,10 @@ func (c *Client) Err() error {
 func (c *Client) notReady() error {
 	db := c.spec.Model.Name()
 	switch {
-	case c.complete:
-		return nil
 	case c.closed:
 		return fmt.Errorf("%s: closed: %w", db, vnet.ErrNotReady)
+	case c.complete:
+		return nil
 	case c.sess != nil:
 		return fmt.Errorf("%s: the contents are unknown: table %s of %s has no row: %w", db, c.spec.Sentinel, c.endpoint, vnet.ErrNotReady)
 	case c.err != nil:
@@ -279,11 +285,11 @@ func (c *Client) Wait(ctx context.Context, cond func(*State) bool) error {
 		news, complete, closed := c.news, c.complete, c.closed
 		s := c.state.Load()
 		c.mu.Unlock()
-		if complete && cond(s) {
-			return nil
-		}
 		if closed {
 			return c.Err()
+		}
+		if complete && cond(s) {
+			return nil
 		}
 		select {
 		case <-ctx.Done():
@@ -324,16 +330,18 @@ func (c *Client) supervise(ctx context.Context) {
 		c.changed(nil)
 		c.mu.Unlock()
 	}()
-	rounds := 0 // in which followers were seen and no leader
+	var leaderless time.Time // since when followers were seen and no leader
 	delay := 50 * time.Millisecond
 	for {
 		sawFollower, served := false, false
+		// Followers of a leader that has just died do not know it yet.
+		follower := !leaderless.IsZero() && (len(c.endpoints) == 1 || time.Since(leaderless) > c.o.Patience)
 		for _, e := range c.endpoints {
 			if ctx.Err() != nil {
 				return
 			}
 			began := time.Now()
-			err := c.serve(ctx, e, rounds >= 2)
+			err := c.serve(ctx, e, follower)
 			if ctx.Err() != nil {
 				return
 			}
@@ -348,14 +356,18 @@ func (c *Client) supervise(ctx context.Context) {
 			c.changed(nil)
 			c.mu.Unlock()
 			c.o.Logger.Debug("no connection", "database", c.spec.Model.Name(), "endpoint", e.String(), "error", err)
+			if served { // what was known of the others is old
+				break
+			}
 		}
-		if sawFollower {
-			rounds++
-		} else {
-			rounds = 0
+		switch {
+		case !sawFollower:
+			leaderless = time.Time{}
+		case leaderless.IsZero() || served:
+			leaderless = time.Now()
 		}
 		if served {
-			delay, rounds = 50*time.Millisecond, min(rounds, 1)
+			delay = 50 * time.Millisecond
 		}
 		// Not all clients of a server that has died at the same moment.
 		d := delay/2 + rand.N(delay/2+1)
@@ -436,8 +448,7 @@ func (c *Client) serve(ctx context.Context, e Endpoint, follower bool) error {
 	if _, err := call("set_db_change_aware", []any{true}, nil); err != nil && !isRefusal(err) {
 		return err
 	}
-	_, err = call("monitor", []any{"_Server", "_Server", map[string]any{"Database": map[string]any{
-		"columns": []string{"name", "model", "connected", "leader", "index"}}}}, member.update)
+	_, err = call("monitor", askMember, member.update)
 	switch {
 	case isRefusal(err): // older than 2.9: no clusters
 	case err != nil:
@@ -466,6 +477,9 @@ func (c *Client) serve(ctx context.Context, e Endpoint, follower bool) error {
 	c.mu.Unlock()
 	c.o.Logger.Debug("connected", "database", db, "endpoint", e.String(), "schema", sc.version, "follower", member.isFollower())
 
+	if member.isFollower() && len(c.endpoints) > 1 {
+		go c.lookForLeader(ctx, s, e)
+	}
 	<-s.done
 	c.mu.Lock()
 	c.sess = nil
@@ -473,6 +487,39 @@ func (c *Client) serve(ctx context.Context, e Endpoint, follower bool) error {
 	c.changed(nil)
 	c.mu.Unlock()
 	return s.cause()
+}
+
+// lookForLeader leaves the follower that s is connected to when another
+// endpoint has become the leader.
+func (c *Client) lookForLeader(ctx context.Context, s *session, not Endpoint) {
+	for {
+		select {
+		case <-s.done:
+			return
+		case <-time.After(c.o.Patience):
+		}
+		for _, e := range c.endpoints {
+			if e != not && c.leads(ctx, e) {
+				s.close(fmt.Errorf("the leader is %s", e))
+				return
+			}
+		}
+	}
+}
+
+// leads asks a server whether it is the leader.
+func (c *Client) leads(ctx context.Context, e Endpoint) bool {
+	ctx, cancel := context.WithTimeout(ctx, c.o.Timeout)
+	defer cancel()
+	conn, err := c.dial(ctx, e)
+	if err != nil {
+		return false
+	}
+	m := &member{c: c}
+	s := newSession(conn, c.o.Timeout, func(string, json.RawMessage) error { return nil })
+	defer s.close(errClosed)
+	_, err = s.call(ctx, "monitor", askMember, m.update)
+	return err == nil && m.check() == nil
 }
 
 // isRefusal reports whether the server has answered, and said no.
@@ -593,6 +640,10 @@ func (c *Client) notified(m *member, method string, params json.RawMessage) erro
 	return nil
 }
 
+// askMember are the parameters of a monitor of database _Server (ovsdb-server(5)).
+var askMember = []any{"_Server", "_Server", map[string]any{"Database": map[string]any{
+	"columns": []string{"name", "model", "connected", "leader", "index"}}}}
+
 // member is what a server says of itself in database _Server.
 type member struct {
 	c        *Client
@@ -670,10 +721,11 @@ func (m *member) check() error {
 	}
 	m.c.mu.Lock()
 	defer m.c.mu.Unlock()
-	if index != 0 && index < m.c.minIndex {
+	// After a minute it is taken for a cluster that was made anew.
+	if index != 0 && index < m.c.minIndex && time.Since(m.c.lost) < time.Minute {
 		return fmt.Errorf("server is behind: entry %d, seen before %d", index, m.c.minIndex)
 	}
-	m.c.minIndex = max(m.c.minIndex, index)
+	m.c.minIndex = index
 	return nil
 }
 

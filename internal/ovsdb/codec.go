@@ -160,6 +160,9 @@ func merge(old, d reflect.Value) reflect.Value {
 				out.SetMapIndex(it.Key(), it.Value())
 			}
 		}
+		if out.Len() == 0 {
+			return reflect.Zero(old.Type())
+		}
 		return out
 	}
 	return d
@@ -167,6 +170,9 @@ func merge(old, d reflect.Value) reflect.Value {
 
 // toggle returns what is in one of two sorted sets only.
 func toggle[T cmp.Ordered](a, b []T) []T {
+	if slices.Equal(a, b) {
+		return nil
+	}
 	out := make([]T, 0, len(a)+len(b))
 	for len(a) > 0 && len(b) > 0 {
 		switch c := cmp.Compare(a[0], b[0]); {

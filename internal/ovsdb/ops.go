@@ -28,7 +28,8 @@ func Print(ops []Operation) string {
 		b.Write(j)
 		b.WriteByte('\n')
 	}
-	return b.String()
+	// Matches are full of what JSON escapes for HTML's sake.
+	return strings.NewReplacer(`\u0026`, "&", `\u003c`, "<", `\u003e`, ">").Replace(b.String())
 }
 
 // Increment adds 1 to an integer column, or sets it to 1 when it is to begin
