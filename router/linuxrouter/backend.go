@@ -42,8 +42,6 @@ import (
 	"github.com/vnet-go/vnet/router"
 )
 
-const name = "linuxrouter"
-
 // Options of a [Backend]. There are none yet; nil will do.
 type Options struct{}
 
@@ -58,6 +56,9 @@ type Backend struct {
 	mu      sync.Mutex // held through every call that writes
 	routers map[string]router.Router
 	nats    map[string]*nat // by router id
+	// known are the routers whose nat is all that stands, as far as this process
+	// can tell: nothing about them has failed since.
+	known map[string]bool
 }
 
 var (
@@ -72,7 +73,7 @@ func New(t linux.Target, o *Options) (*Backend, error) {
 		return nil, &vnet.FieldError{Field: "target", Reason: "is nil"}
 	}
 	return &Backend{t: t, h: t.Host(), a: newAdvertiser(t.Host()), announcer: newAnnouncer(t.Host().Logger()),
-		routers: map[string]router.Router{}, nats: map[string]*nat{}}, nil
+		routers: map[string]router.Router{}, nats: map[string]*nat{}, known: map[string]bool{}}, nil
 }
 
 // Features implements [router.Backend].
@@ -127,15 +128,33 @@ func (b *Backend) EnsureRouter(ctx context.Context, r router.Router) error {
 		return err
 	}
 	b.a.keep(r)
-	if err := b.t.Submit(ctx, steps...); err != nil {
+	if err := b.submit(ctx, r.ID, steps...); err != nil {
 		if old, ok := b.routers[r.ID]; ok {
 			b.a.set(old)
 		}
 		return err
 	}
 	b.routers[r.ID], b.nats[r.ID] = r, n
+	b.know(r.ID)
 	b.a.set(r)
 	return nil
+}
+
+// submit submits steps of one router.
+func (b *Backend) submit(ctx context.Context, routerID string, steps ...linux.Step) error {
+	err := b.t.Submit(ctx, steps...)
+	if err != nil {
+		delete(b.known, routerID)
+	}
+	return err
+}
+
+// know notes that a router's nat is what stands. What is in a batch may never
+// come to stand.
+func (b *Backend) know(routerID string) {
+	if _, batch := b.t.(*linux.Batch); !batch {
+		b.known[routerID] = true
+	}
 }
 
 // DeleteRouter implements [router.Backend].
@@ -169,6 +188,7 @@ func (b *Backend) gone(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	delete(b.known, id)
 	return b.t.Submit(ctx, steps...)
 }
 
@@ -197,6 +217,7 @@ func (b *Backend) Sync(ctx context.Context, s router.State, o vnet.SyncOptions) 
 			b.a.keep(r)
 		}
 	}
+	clear(b.known)
 	if err := b.t.Submit(ctx, steps...); err != nil {
 		for _, r := range b.routers {
 			if b.h.Local(r.Host) {
@@ -209,6 +230,7 @@ func (b *Backend) Sync(ctx context.Context, s router.State, o vnet.SyncOptions) 
 	for _, r := range s.Routers {
 		b.routers[r.ID] = r
 		if keep[r.ID] {
+			b.know(r.ID)
 			b.a.set(r)
 		}
 	}

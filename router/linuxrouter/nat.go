@@ -521,6 +521,7 @@ func (b *Backend) learn(ctx context.Context, id string) error {
 		}
 	}
 	b.routers[id], b.nats[id] = r, n
+	b.know(id)
 	return nil
 }
 
@@ -537,6 +538,9 @@ func (b *Backend) find(ctx context.Context, found func(*nat) bool) (routerID str
 		return "", err
 	}
 	for _, id := range ids {
+		if b.known[id] {
+			continue
+		}
 		n, err := b.standingNAT(ctx, id)
 		if err != nil {
 			return "", err
@@ -634,7 +638,7 @@ func (b *Backend) EnsureFloatingIP(ctx context.Context, f router.FloatingIP) err
 			steps = b.fipSteps(*r, nil, &f, n, end)
 		}
 		ns := b.h.NamespaceRef(b.h.NetnsName(vnet.PartRouter, r.ID))
-		if err := b.t.Submit(ctx, append(steps, end.steps(ns)...)...); err != nil {
+		if err := b.submit(ctx, r.ID, append(steps, end.steps(ns)...)...); err != nil {
 			n.dropFIP(f.ID)
 			if had {
 				n.addFIP(old)
@@ -698,7 +702,7 @@ func (b *Backend) submitGone(ctx context.Context, routerID string, steps func(r 
 	}
 	end := newEndings()
 	st := steps(r, end)
-	return b.t.Submit(ctx, append(st, end.steps(ns)...)...)
+	return b.submit(ctx, routerID, append(st, end.steps(ns)...)...)
 }
 
 // EnsurePortForward implements [router.Backend].
@@ -743,7 +747,7 @@ func (b *Backend) EnsurePortForward(ctx context.Context, f router.PortForward) e
 			steps = b.forwardSteps(*r, nil, &f, n, end)
 		}
 		ns := b.h.NamespaceRef(b.h.NetnsName(vnet.PartRouter, r.ID))
-		if err := b.t.Submit(ctx, append(steps, end.steps(ns)...)...); err != nil {
+		if err := b.submit(ctx, r.ID, append(steps, end.steps(ns)...)...); err != nil {
 			n.dropForward(f.ID)
 			if had {
 				n.addForward(old)
