@@ -139,6 +139,47 @@ func TestProviderNetworks(t *testing.T) {
 	})
 }
 
+// Tunnels carry BFD, the user space data path translates: what routers with
+// several gateways need of the lab.
+func TestGatewayMoves(t *testing.T) {
+	l := New(t)
+	c := l.OVNCentral(nil)
+	hv := l.Chassis(c, ChassisOptions{Name: "gw1", Physical: []string{"ex"}}, ChassisOptions{Name: "gw2", Physical: []string{"ex"}}, ChassisOptions{Name: "hv"})
+	vm1, vm2 := twoVMs(c, hv[2:])
+	c.NBCtl("lr-add", "r",
+		"--", "lrp-add", "r", "in", "02:00:00:00:01:01", "10.0.0.254/24",
+		"--", "lsp-add", "s", "s-r", "--", "lsp-set-type", "s-r", "router", "--", "lsp-set-addresses", "s-r", "router", "--", "lsp-set-options", "s-r", "router-port=in",
+		"--", "lrp-add", "r", "out", "02:00:00:00:01:02", "203.0.113.254/24",
+		"--", "lrp-set-gateway-chassis", "out", "gw1", "20", "--", "lrp-set-gateway-chassis", "out", "gw2", "10",
+		"--", "ls-add", "ext",
+		"--", "lsp-add", "ext", "ln", "--", "lsp-set-type", "ln", "localnet", "--", "lsp-set-options", "ln", "network_name=ex", "--", "lsp-set-addresses", "ln", "unknown",
+		"--", "lsp-add", "ext", "ext-r", "--", "lsp-set-type", "ext-r", "router", "--", "lsp-set-addresses", "ext-r", "router", "--", "lsp-set-options", "ext-r", "router-port=out",
+		"--", "lr-nat-add", "r", "snat", "203.0.113.254", "10.0.0.0/24",
+		"--", "lr-nat-add", "r", "dnat_and_snat", "203.0.113.50", "10.0.0.2")
+	vm1.Route("default", "10.0.0.254")
+	vm2.Route("default", "10.0.0.254")
+	out := l.Station(l.Wire("ex"), "station", "203.0.113.1/24")
+	c.WaitHV()
+	pings(t, vm1, "203.0.113.1")
+	pings(t, out, "203.0.113.50")
+	echo(t, vm1, out, "tcp", "203.0.113.1:7", 10_000)
+	host := func() string { return c.SBCtl("--bare", "--columns=chassis", "find", "Port_Binding", "logical_port=cr-out") }
+	first := host()
+	Eventually(t, wait, "BFD is up everywhere", func() bool {
+		out, err := hv[2].Exec("ovs-vsctl", "--bare", "--columns=bfd_status", "find", "Interface", "type=geneve")
+		return err == nil && strings.Count(out, "state=up") >= 2
+	})
+	start := time.Now()
+	hv[0].CutOff()
+	pings(t, vm1, "203.0.113.1")
+	t.Logf("traffic again after %v", time.Since(start))
+	require.NotEqual(t, first, host())
+	pings(t, out, "203.0.113.50")
+	hv[0].Join()
+	Eventually(t, wait, "the gateway of highest priority takes over again", func() bool { return host() == first })
+	pings(t, vm1, "203.0.113.1")
+}
+
 func TestDaemonsStartAgain(t *testing.T) {
 	l := New(t)
 	c := l.OVNCentral(nil)

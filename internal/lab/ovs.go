@@ -83,7 +83,7 @@ func (l *Lab) daemon(ns *NS, dir, name, program string, args ...string) *Daemon 
 		}
 		d.end(syscall.SIGKILL)
 		if l.t.Failed() {
-			l.t.Logf("log of %s:\n%s", d.Name, tail(d.Log, 8<<10))
+			l.t.Logf("log of %s:\n%s", d.Name, tail(d.Log, 4<<10))
 		}
 	})
 	return d
