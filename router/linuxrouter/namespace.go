@@ -149,7 +149,8 @@ func (b *Backend) portSteps(w *work, ns *linux.Namespace, stands bool, r router.
 	if err != nil {
 		return err
 	}
-	if _, pending := b.t.Pending(vnet.PartOverlay, "network", p.network); bridge == nil && !pending {
+	verb, pending := b.t.Pending(vnet.PartOverlay, "network", p.network)
+	if bridge == nil && !pending || verb == vnet.Delete {
 		return fmt.Errorf("network %s: %w", p.network, vnet.ErrNotFound)
 	}
 	o, err := link(rt, outer)
@@ -207,7 +208,16 @@ func (b *Backend) portSteps(w *work, ns *linux.Namespace, stands bool, r router.
 	if o == nil || bridge == nil || o.Master != bridge.Index {
 		w.step(linux.Connect, func(context.Context) error { return rt.SetMaster(outer, br) })
 	}
-	if l != nil {
+	switch {
+	case l != nil && bridge == nil: // a pending network has its MTU later
+		w.step(linux.Connect, func(context.Context) error {
+			m, err := mtu()
+			if err != nil {
+				return err
+			}
+			return errors.Join(rt.SetMTU(outer, m), in.SetMTU(inner, m))
+		})
+	case l != nil:
 		m, err := mtu()
 		if err != nil {
 			return err
