@@ -11,8 +11,8 @@ import (
 
 // Ports of the databases (ovn-nb(5), ovn-sb(5)); the ones for TLS and RAFT are the lab's.
 const (
-	nbPort, sbPort       = 6641, 6642
-	tlsOffset, raftOfset = 10, 20
+	nbPort, sbPort        = 6641, 6642
+	tlsOffset, raftOffset = 10, 20
 )
 
 const startLimit = 30 * time.Second // of one daemon, on a loaded machine
@@ -83,8 +83,8 @@ func (l *Lab) OVNCentral(o *CentralOptions) *Central {
 			c.NB = append(c.NB, c.server(hosts[i], "nb", true, i))
 			c.SB = append(c.SB, c.server(hosts[3+i], "sb", true, i))
 		}
-		c.cluster(c.NB, "nb")
-		c.cluster(c.SB, "sb")
+		c.cluster(c.NB, nbPort+raftOffset)
+		c.cluster(c.SB, sbPort+raftOffset)
 		for i := range 2 {
 			c.northd(hosts[6], i+1)
 		}

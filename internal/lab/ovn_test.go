@@ -163,7 +163,9 @@ func TestGatewayMoves(t *testing.T) {
 	pings(t, vm1, "203.0.113.1")
 	pings(t, out, "203.0.113.50")
 	echo(t, vm1, out, "tcp", "203.0.113.1:7", 10_000)
-	host := func() string { return c.SBCtl("--bare", "--columns=chassis", "find", "Port_Binding", "logical_port=cr-out") }
+	host := func() string {
+		return c.SBCtl("--bare", "--columns=chassis", "find", "Port_Binding", "logical_port=cr-out")
+	}
 	first := host()
 	Eventually(t, wait, "BFD is up everywhere", func() bool {
 		out, err := hv[2].Exec("ovs-vsctl", "--bare", "--columns=bfd_status", "find", "Interface", "type=geneve")

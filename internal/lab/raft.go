@@ -1,14 +1,15 @@
 package lab
 
 import (
+	"fmt"
 	"strings"
 	"time"
 )
 
 // cluster makes the first server's file and lets the others join it.
-func (c *Central) cluster(servers []*Server, kind string) {
+func (c *Central) cluster(servers []*Server, port int) {
 	c.l.t.Helper()
-	raft := func(s *Server) string { return "tcp:" + s.Host.IP.String() + ":" + raftPort(kind) }
+	raft := func(s *Server) string { return fmt.Sprintf("tcp:%s:%d", s.Host.IP, port) }
 	first := servers[0]
 	_, err := c.l.tool("ovsdb-tool", "create-cluster", first.file(), schemaFile(first.DB), raft(first))
 	c.l.must(err)
@@ -18,13 +19,6 @@ func (c *Central) cluster(servers []*Server, kind string) {
 		c.l.must(err)
 		s.launch()
 	}
-}
-
-func raftPort(kind string) string {
-	if kind == "nb" {
-		return "6661"
-	}
-	return "6662"
 }
 
 // Role is what a server says of itself: "leader", "follower" or "candidate";
