@@ -2,6 +2,9 @@ package ovn_test
 
 import (
 	"context"
+	"flag"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -58,4 +61,18 @@ func TestWriteAndReadBack(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, p.Empty(), p.String())
 	require.Contains(t, s.Run("ovn-nbctl", "--db="+s.Endpoint(), "show"), "red/p1")
+}
+
+var update = flag.Bool("update", false, "write golden files anew")
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	p := filepath.Join("testdata", name)
+	if *update {
+		require.NoError(t, os.MkdirAll("testdata", 0o755))
+		require.NoError(t, os.WriteFile(p, []byte(got), 0o644))
+	}
+	want, err := os.ReadFile(p)
+	require.NoError(t, err)
+	require.Equal(t, string(want), got)
 }
