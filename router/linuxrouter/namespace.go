@@ -237,7 +237,10 @@ func (b *Backend) portSteps(w *work, ns *linux.Namespace, stands bool, r router.
 		}
 		w.step(linux.Connect, func(context.Context) error { return errors.Join(in.SetUp(inner), rt.SetUp(outer)) })
 	}
-	if l == nil && r.AdminDown { // routes need the inner end up
+	if r.AdminDown && (l == nil || !l.Up) { // routes need the inner end up
+		if l != nil {
+			w.differ(p.kind+" "+p.id, "down", "up inside", vnet.ImpactNone)
+		}
 		w.step(linux.Connect, func(context.Context) error { return in.SetUp(inner) })
 	}
 	// Addresses that are elsewhere now are announced like new ones.

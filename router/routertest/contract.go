@@ -226,7 +226,9 @@ func Contract() []Case {
 			two.Routers[0].Routes = []router.Route{{Destination: netip.MustParsePrefix("192.168.0.0/16"), NextHop: addr("10.0.0.9")}}
 			two.FloatingIPs[0].FixedIP = addr("10.0.1.7")
 			two.PortForwards[0].ExternalIP = addr("203.0.113.60")
-			for _, step := range [][2]router.State{{{}, one}, {one, two}, {two, {}}} {
+			down := router.State{Routers: []router.Router{two.Routers[0].Clone()}}
+			down.Routers[0].AdminDown = true
+			for _, step := range [][2]router.State{{{}, one}, {one, two}, {two, {}}, {{}, down}} {
 				for n := 0; ; n++ {
 					require.Less(t, n, 1000)
 					e.sync(step[0])

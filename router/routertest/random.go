@@ -56,6 +56,7 @@ type turn struct {
 
 func drawTurn(t *rapid.T, e *env, packets int) turn {
 	x := turn{w: onOneHost(reachtest.World(t, reachtest.Want{Routers: true}), e.svc.Features(e.ctx))}
+	x.packets = everyWay(x.w)
 	for range rapid.IntRange(1, packets).Draw(t, "packets") {
 		x.packets = append(x.packets, reachtest.Packet(t, x.w))
 	}
@@ -64,6 +65,33 @@ func drawTurn(t *rapid.T, e *env, packets int) turn {
 		x.killed = rapid.IntRange(0, 60).Draw(t, "killed")
 	}
 	return x
+}
+
+// everyWay is a packet from everybody to every address, and to what is forwarded.
+func everyWay(w reach.World) (out []reach.Packet) {
+	for i, from := range reachtest.Senders(w) {
+		for j, to := range reachtest.Addresses(w) {
+			k := reach.Packet{From: from, Dst: to, SrcPort: 1, DstPort: reachtest.Ports[(i+j)%len(reachtest.Ports)]}
+			switch (i + j) % 3 {
+			case 0:
+				k.Proto = reach.TCP
+			case 1:
+				k.Proto = reach.UDP
+			default:
+				k.Proto, k.ICMPType, k.SrcPort, k.DstPort = reach.ICMP, 8, 0, 0
+				if to.Is6() {
+					k.Proto, k.ICMPType = reach.ICMPv6, 128
+				}
+			}
+			out = append(out, k)
+		}
+		for _, f := range w.Router.PortForwards {
+			for _, proto := range []uint8{reach.TCP, reach.UDP} {
+				out = append(out, reach.Packet{From: from, Dst: f.ExternalIP, Proto: proto, SrcPort: 1, DstPort: f.ExternalPort.First + uint16(i)%3})
+			}
+		}
+	}
+	return out
 }
 
 // onOneHost makes a world one for a single host without a physical network, of
@@ -110,13 +138,24 @@ type arena struct {
 	plugger overlay.Plugger
 	players map[string]*player
 	tag     uint32 // of the last frame
+
+	mu   sync.Mutex
+	seen map[uint32][]sighting // by tag
+}
+
+// sighting is a frame that came to a machine, and what it quotes if it is an
+// ICMP error.
+type sighting struct {
+	at     string
+	frame  lab.Frame
+	quoted *lab.Frame
 }
 
 // idle is the network of the machines that a world has no use for.
 const idle = "idle"
 
 func newArena(e *env) *arena {
-	a := &arena{env: e, players: map[string]*player{}, plugger: e.Plugger}
+	a := &arena{env: e, players: map[string]*player{}, plugger: e.Plugger, seen: map[uint32][]sighting{}}
 	var err error
 	a.fabric, err = overlay.New(e.Overlay, nil)
 	require.NoError(e.t, err)
@@ -137,7 +176,7 @@ func newArena(e *env) *arena {
 	a.wire(reach.World{})
 	for _, p := range a.players {
 		p.cap = p.Capture("eth0")
-		answering.Go(func() { p.answer(ctx) })
+		answering.Go(func() { a.run(ctx, p) })
 	}
 	return a
 }
@@ -165,17 +204,22 @@ func (p *player) set(network string, mac vnet.MAC, ips ...netip.Addr) {
 // rest is what the i-th player has when a world has no use for it.
 func (p *player) rest(i int) { p.set(idle, vnet.MAC{2, 0, 0, 2, 0, byte(i)}) }
 
-// answer answers until ctx ends.
-func (p *player) answer(ctx context.Context) {
+// run answers for a machine, and notes what comes to it, until ctx ends.
+func (a *arena) run(ctx context.Context, p *player) {
 	heard := 0
 	for ctx.Err() == nil {
 		n := 0
-		p.cap.Find(100*time.Millisecond, func(f lab.Frame) bool {
+		p.cap.Find(time.Second, func(f lab.Frame) bool {
 			if n++; n > heard {
 				heard = n
 				p.hear(f)
+				if tag, quoted := tagOf(f); tag != 0 && f.DstMAC == p.hardware() {
+					a.mu.Lock()
+					a.seen[tag] = append(a.seen[tag], sighting{p.id, f, quoted})
+					a.mu.Unlock()
+				}
 			}
-			return false
+			return ctx.Err() != nil
 		})
 	}
 }
@@ -467,21 +511,23 @@ func (a *arena) send(probes []*probe) string {
 	if len(probes) == 0 {
 		return ""
 	}
-	begin := map[*player]int{}
-	for _, p := range a.players {
-		begin[p] = len(p.cap.Frames())
-	}
 	const again = 300 * time.Millisecond
 	for end := time.Now().Add(patience); ; {
 		// Like hosts, machines ask for the neighbour and send until they are heard.
-		all := true
+		type question struct {
+			from *player
+			hop  netip.Addr
+		}
+		asked := map[question]bool{}
 		for _, p := range probes {
-			if p.hop.IsValid() && p.seen == nil {
+			if q := (question{p.from, p.hop}); p.hop.IsValid() && p.seen == nil && !asked[q] {
+				asked[q] = true
 				if _, ok := p.from.neighbour(p.hop); !ok {
 					p.from.ask(p.hop)
 				}
 			}
 		}
+		all := true
 		for stop := time.Now().Add(settled); time.Now().Before(stop); time.Sleep(time.Millisecond) {
 			if !slices.ContainsFunc(probes, func(p *probe) bool { _, ok := p.from.neighbour(p.hop); return !ok && p.hop.IsValid() && p.seen == nil }) {
 				break
@@ -497,7 +543,7 @@ func (a *arena) send(probes []*probe) string {
 			all = true
 			for _, p := range probes {
 				if p.want != nil && p.seen == nil {
-					a.look(p, begin)
+					p.seen = a.arrived(p)
 					all = all && p.seen != nil
 				}
 			}
@@ -511,44 +557,41 @@ func (a *arena) send(probes []*probe) string {
 	}
 	time.Sleep(settled)
 	for _, p := range probes {
-		if why := a.judge(p, begin); why != "" {
+		if why := a.judge(p); why != "" {
 			return fmt.Sprintf("%s, %s from %s: %s: %s\n%s", p.k, p.what, p.from.id, p.frame, why, p.v.Explain())
 		}
 	}
 	return ""
 }
 
-// look finds p where it must arrive.
-func (a *arena) look(p *probe, begin map[*player]int) {
-	at := a.players[p.want.ID]
-	for _, f := range at.cap.Frames()[begin[at]:] {
-		if tag, _ := tagOf(f); tag == p.tag && f.DstMAC == at.hardware() {
-			p.seen = &f
-			return
+// arrived finds p where it must arrive.
+func (a *arena) arrived(p *probe) *lab.Frame {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, x := range a.seen[p.tag] {
+		if x.at == p.want.ID {
+			return &x.frame
 		}
 	}
+	return nil
 }
 
 // judge compares what has come of p with what must.
-func (a *arena) judge(p *probe, begin map[*player]int) string {
+func (a *arena) judge(p *probe) string {
 	if p.want != nil && p.seen == nil {
 		if _, ok := p.from.neighbour(p.hop); !ok {
 			return fmt.Sprintf("nobody answers for %s", p.hop)
 		}
 		return "does not arrive at " + p.want.ID
 	}
-	for id, at := range a.players {
-		for _, f := range at.cap.Frames()[begin[at]:] {
-			tag, quoted := tagOf(f)
-			if tag != p.tag || f.DstMAC != at.hardware() {
-				continue
-			}
-			if p.want == nil || p.want.ID != id {
-				return fmt.Sprintf("arrives at %s as %s", id, f)
-			}
-			if why := unlike(p.want, f, quoted); why != "" {
-				return fmt.Sprintf("arrives at %s as %s: %s", id, f, why)
-			}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, x := range a.seen[p.tag] {
+		if p.want == nil || p.want.ID != x.at {
+			return fmt.Sprintf("arrives at %s as %s", x.at, x.frame)
+		}
+		if why := unlike(p.want, x.frame, x.quoted); why != "" {
+			return fmt.Sprintf("arrives at %s as %s: %s", x.at, x.frame, why)
 		}
 	}
 	return ""
