@@ -185,7 +185,11 @@ func (s *Server) Thaw() { s.cmd.Process.Signal(syscall.SIGCONT) }
 // Transact does one transaction with ovsdb-client and returns its output.
 func (s *Server) Transact(tx string) string {
 	s.t.Helper()
-	return s.Run("ovsdb-client", "--timeout=60", "transact", s.Endpoint(), tx)
+	out := s.Run("ovsdb-client", "--timeout=60", "transact", s.Endpoint(), tx)
+	if strings.Contains(out, `"error":`) {
+		s.t.Fatalf("%s\n%s", tx, out)
+	}
+	return out
 }
 
 // Run runs a program to its end and returns its output.
@@ -198,4 +202,23 @@ func (s *Server) Run(name string, args ...string) string {
 		s.t.Fatalf("%s %s: %v\n%s\n%s", name, strings.Join(args, " "), err, out, s.out.String())
 	}
 	return string(out)
+}
+
+// Northd runs a real ovn-northd between two servers until the test ends or
+// stop is called.
+func Northd(t testing.TB, nb, sb *Server) (stop func()) {
+	t.Helper()
+	lab.Need(t, "ovn-northd")
+	d := dir(t)
+	c := exec.Command("ovn-northd", "-vconsole:warn", "-vsyslog:off", "--unixctl="+filepath.Join(d, "ctl"), "--pidfile="+filepath.Join(d, "pid"),
+		"--ovnnb-db="+nb.Endpoint(), "--ovnsb-db="+sb.Endpoint())
+	c.Env = append(os.Environ(), "OVS_RUNDIR="+d, "OVN_RUNDIR="+d, "OVN_LOGDIR="+d, "OVS_LOGDIR="+d)
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { c.Wait(); close(done) }()
+	stop = func() { c.Process.Kill(); <-done }
+	t.Cleanup(stop)
+	return stop
 }
