@@ -1,4 +1,5 @@
 # make cloud   the main job: a whole cloud network on this machine (Go and root, no package)
+#              BACKEND=ovn: the same on OVN, installing it when it is not there
 # make test    installs what tests need and runs them all, both modules
 # make lint    gofmt, vet, staticcheck, govulncheck
 # make bench   the table of measurements, as ratios to peers in the same run
@@ -20,6 +21,7 @@ build:
 	cd examples && $(GO) build -o ../bin/cloud ./cloud
 
 cloud: build
+	@[ $(BACKEND) = linux ] || sh tools/deps.sh $(BACKEND)
 	@bin/cloud up -f examples/cloud/topology.yaml --backend $(BACKEND); s=$$?; \
 	if [ -n "$(KEEP)" ]; then echo "kept: bin/cloud status, bin/cloud exec VM -- CMD, bin/cloud down"; \
 	else bin/cloud down || s=$$?; fi; exit $$s

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Installs, on Debian, what the tests (test) or the measurements (bench) run
-# besides Go: each line is a program or file and the package that has it.
+# Installs, on Debian, what a cloud on OVN (ovn), the tests (test) or the
+# measurements (bench) run besides Go: each line is a program or file and the
+# package that has it.
 set -eu
 missing=
 need() { # need PACKAGE PROGRAM-OR-FILE
@@ -10,29 +11,31 @@ need() { # need PACKAGE PROGRAM-OR-FILE
 	esac
 	[ -n "$2" ] || missing="$missing $1"
 }
-need gcc gcc # for the race detector
-need libc6-dev /usr/include/stdlib.h
-need iproute2 ip
-need iputils-ping ping
-need nftables nft
-need conntrack conntrack
-need curl curl
-need udhcpc /sbin/udhcpc
-need isc-dhcp-client dhclient
-need dhcpcd5 dhcpcd
-need ndisc6 rdisc6
-need cloud-init /usr/lib/python3/dist-packages/cloudinit/version.py # its readers, as clients of the metadata service
-# The guest with a Debian kernel (internal/lab).
-need busybox-static /bin/busybox
-need kmod modprobe
-need qemu-system-x86 qemu-system-x86_64
-need linux-image-amd64 '/lib/modules/*-amd64/modules.dep'
 # Open vSwitch and OVN; none of their services is started.
 need openvswitch-common ovsdb-server
 need openvswitch-switch ovs-vswitchd
 need ovn-common ovn-nbctl
 need ovn-central ovn-northd
 need ovn-host ovn-controller
+if [ "${1:-test}" != ovn ]; then
+	need gcc gcc # for the race detector
+	need libc6-dev /usr/include/stdlib.h
+	need iproute2 ip
+	need iputils-ping ping
+	need nftables nft
+	need conntrack conntrack
+	need curl curl
+	need udhcpc /sbin/udhcpc
+	need isc-dhcp-client dhclient
+	need dhcpcd5 dhcpcd
+	need ndisc6 rdisc6
+	need cloud-init /usr/lib/python3/dist-packages/cloudinit/version.py # its readers, as clients of the metadata service
+	# The guest with a Debian kernel (internal/lab).
+	need busybox-static /bin/busybox
+	need kmod modprobe
+	need qemu-system-x86 qemu-system-x86_64
+	need linux-image-amd64 '/lib/modules/*-amd64/modules.dep'
+fi
 if [ "${1:-test}" = bench ]; then
 	need kea-dhcp4-server kea-dhcp4
 	need kea-admin perfdhcp

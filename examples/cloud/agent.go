@@ -42,16 +42,15 @@ const (
 // metadata. In a real deployment each host runs its own.
 type agent struct {
 	m     *machine.Machine
-	wire  Wire
 	log   *slog.Logger
 	insts *instances
 
 	mu    sync.Mutex // one change at a time
-	hosts map[string]*agentHost
+	sites map[string]*agentSite
 	topo  *topology.Cloud
 }
 
-type agentHost struct {
+type agentSite struct {
 	*Subsystems
 	made   topology.CloudHost // what it was opened with
 	cancel context.CancelFunc
@@ -78,7 +77,7 @@ func agentMain(ctx context.Context, dir, name string) error {
 	}
 	lock.Truncate(0)
 	fmt.Fprintln(lock, os.Getpid())
-	a := &agent{m: &machine.Machine{Name: name, Dir: dir}, wire: wireLinux, insts: &instances{}, hosts: map[string]*agentHost{},
+	a := &agent{m: &machine.Machine{Name: name, Dir: dir}, insts: &instances{}, sites: map[string]*agentSite{},
 		log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 	sock := filepath.Join(dir, agentSock)
 	os.Remove(sock)
@@ -99,7 +98,7 @@ func agentMain(ctx context.Context, dir, name string) error {
 	err = srv.Serve(l)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for n := range a.hosts {
+	for n := range a.sites {
 		a.close(n)
 	}
 	if ctx.Err() != nil {
@@ -108,10 +107,10 @@ func agentMain(ctx context.Context, dir, name string) error {
 	return err
 }
 
-// close ends a host's servers. What is in the kernel stays.
+// close ends a site's servers. What they have made stays.
 func (a *agent) close(name string) {
-	h := a.hosts[name]
-	delete(a.hosts, name)
+	h := a.sites[name]
+	delete(a.sites, name)
 	h.cancel()
 	h.served.Wait()
 	if err := h.Close(); err != nil {
@@ -119,37 +118,60 @@ func (a *agent) close(name string) {
 	}
 }
 
-// open makes the set of open hosts that of the topology.
+// open makes the set of open sites that of the topology.
 func (a *agent) open(ctx context.Context, t *topology.Cloud) error {
-	for name, h := range a.hosts {
-		if w := t.Host(name); w == nil || w.LocalIP != h.made.LocalIP || !slices.Equal(w.PhysicalNets, h.made.PhysicalNets) {
+	want := sites(t)
+	for name, s := range a.sites {
+		i := slices.IndexFunc(want, func(h topology.CloudHost) bool { return h.Name == name })
+		if i < 0 || want[i].LocalIP != s.made.LocalIP || !slices.Equal(want[i].PhysicalNets, s.made.PhysicalNets) {
 			a.close(name)
 		}
 	}
-	for _, h := range t.Hosts {
-		if a.hosts[h.Name] != nil {
+	for _, h := range want {
+		if a.sites[h.Name] != nil {
 			continue
 		}
-		s, err := openHost(ctx, a.wire, a.m, h, a.insts, a.log.With("host", h.Name))
+		log := a.log.With("site", h.Name)
+		s, err := openSite(ctx, a.m, t, h, a.insts, log)
 		if err != nil {
 			return err
 		}
 		// Outlives the request.
 		run, cancel := context.WithCancel(context.Background())
-		a.hosts[h.Name] = &agentHost{Subsystems: s, made: h, cancel: cancel, served: s.serve(run, a.log.With("host", h.Name))}
+		a.sites[h.Name] = &agentSite{Subsystems: s, made: h, cancel: cancel, served: s.serve(run, log)}
 	}
 	return nil
 }
 
-func openHost(ctx context.Context, wire Wire, m *machine.Machine, h topology.CloudHost, in *instances, log *slog.Logger) (*Subsystems, error) {
-	o := HostOptions{Owner: vnet.Owner(m.Name), Name: h.Name, Netns: m.HostNS(h.Name), PhysicalNetworks: map[string]string{},
-		TunnelIP: h.LocalIP, Instances: in, Log: log}
-	for _, p := range h.PhysicalNets {
-		o.PhysicalNetworks[p] = machine.PhysicalDevice(p)
+// platform is what carries a cloud.
+func platform(string) Platform { return Platform{Host: wireLinux} }
+
+// sites are the places that a cloud's subsystems are opened for: where all is
+// written first, if there is such a place, then the hosts.
+func sites(t *topology.Cloud) []topology.CloudHost {
+	if platform(t.Backend).Central != nil {
+		return append([]topology.CloudHost{{Name: central, States: t.All}}, t.Hosts...)
+	}
+	return t.Hosts
+}
+
+func openSite(ctx context.Context, m *machine.Machine, t *topology.Cloud, h topology.CloudHost, in *instances, log *slog.Logger) (*Subsystems, error) {
+	p := platform(t.Backend)
+	wire := p.Central
+	o := SiteOptions{Owner: vnet.Owner(m.Name), Name: h.Name, Instances: in, Log: log}
+	if h.Name != central {
+		wire = p.Host
+		o.Netns, o.TunnelIP, o.PhysicalNetworks = m.HostNS(h.Name), h.LocalIP, map[string]string{}
+		for _, p := range h.PhysicalNets {
+			o.PhysicalNetworks[p] = machine.PhysicalDevice(p)
+		}
+	}
+	if p.Central != nil {
+		o.OVN = m.OVN(h.Name)
 	}
 	s, err := wire(ctx, o)
 	if err != nil {
-		return nil, fmt.Errorf("host %s: %w", h.Name, err)
+		return nil, fmt.Errorf("%s: %w", h.Name, err)
 	}
 	return s, nil
 }
@@ -174,11 +196,11 @@ func (a *agent) handleSync(w http.ResponseWriter, r *http.Request) {
 		old := a.topo
 		a.topo = &t
 		a.insts.set(&t)
-		hosts := map[string]*Subsystems{}
-		for n, h := range a.hosts {
-			hosts[n] = h.Subsystems
+		sites := map[string]*Subsystems{}
+		for n, s := range a.sites {
+			sites[n] = s.Subsystems
 		}
-		err = syncAll(r.Context(), hosts, &t, old, a.m.VMNS, vnet.SyncOptions{Force: r.URL.Query().Get("force") == "true"}, func(s string, d time.Duration) {
+		err = syncAll(r.Context(), sites, &t, old, a.m.VMNS, vnet.SyncOptions{Force: r.URL.Query().Get("force") == "true"}, func(s string, d time.Duration) {
 			a.log.Info("synced", "step", s, "seconds", d.Seconds())
 			tell(event{Step: s, Seconds: d.Seconds()})
 		})
@@ -197,24 +219,24 @@ func (a *agent) handlePlan(w http.ResponseWriter, r *http.Request) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var all vnet.Plan
-	for _, h := range t.Hosts {
-		open := a.hosts[h.Name]
+	var sum vnet.Plan
+	for _, h := range sites(&t) {
+		open := a.sites[h.Name]
 		s := (*Subsystems)(nil)
 		if open != nil && open.made.LocalIP == h.LocalIP {
 			s = open.Subsystems
 		}
-		p, err := planOrNew(r.Context(), s, h)
+		p, err := planOrNew(r.Context(), s, &t, h.Name)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
-		all.Changes = append(all.Changes, p.Changes...)
+		sum.Changes = append(sum.Changes, p.Changes...)
 	}
-	json.NewEncoder(w).Encode(all)
+	json.NewEncoder(w).Encode(sum)
 }
 
-// explained is what one host says of a thing.
+// explained is what one site says of a thing.
 type explained struct {
 	Host string             `json:"host"`
 	Of   []vnet.Explanation `json:"of"`
@@ -225,9 +247,9 @@ func (a *agent) handleExplain(w http.ResponseWriter, r *http.Request) {
 	defer a.mu.Unlock()
 	var out []explained
 	if a.topo != nil {
-		for _, h := range a.topo.Hosts {
-			open := a.hosts[h.Name]
-			if open == nil {
+		for _, h := range sites(a.topo) {
+			open := a.sites[h.Name]
+			if open == nil || open.Holds == nothing {
 				continue
 			}
 			e, err := open.explain(r.Context(), r.URL.Query().Get("kind"), r.URL.Query().Get("id"))
@@ -236,7 +258,7 @@ func (a *agent) handleExplain(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 			if err != nil {
-				http.Error(w, fmt.Sprintf("host %s: %v", h.Name, err), http.StatusInternalServerError)
+				http.Error(w, fmt.Sprintf("%s: %v", h.Name, err), http.StatusInternalServerError)
 				return
 			}
 			if len(e) > 0 {
@@ -255,7 +277,10 @@ func (a *agent) handleExplainPacket(w http.ResponseWriter, r *http.Request) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	h := a.hosts[j.Host]
+	h := a.sites[j.Host]
+	if c := a.sites[central]; c != nil {
+		h = c
+	}
 	if h == nil {
 		http.Error(w, "host "+j.Host+" is not open", http.StatusNotFound)
 		return
@@ -269,7 +294,7 @@ func (a *agent) handleExplainPacket(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(explained{j.Host, []vnet.Explanation{e}})
 }
 
-// hostStatus is what the agent tells of one host.
+// hostStatus is what the agent tells of one site.
 type hostStatus struct {
 	Health   map[string]vnet.Health `json:"health"`
 	Tracking string                 `json:"tracking"` // how security groups hold connections
@@ -280,11 +305,14 @@ func (a *agent) handleStatus(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	out := map[string]hostStatus{}
-	for n, h := range a.hosts {
-		st := hostStatus{Health: h.health(r.Context()), Tracking: h.SecGroup.Features(r.Context()).Tracking}
-		for l, err := range h.DHCP.Leases(r.Context()) {
-			if err == nil {
-				st.Leases = append(st.Leases, l)
+	for n, h := range a.sites {
+		st := hostStatus{Health: h.health(r.Context())}
+		if h.Holds != nothing {
+			st.Tracking = h.SecGroup.Features(r.Context()).Tracking
+			for l, err := range h.DHCP.Leases(r.Context()) {
+				if err == nil {
+					st.Leases = append(st.Leases, l)
+				}
 			}
 		}
 		out[n] = st

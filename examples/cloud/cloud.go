@@ -13,6 +13,7 @@ import (
 
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/dhcp"
+	"github.com/vnet-go/vnet/examples/internal/machine"
 	"github.com/vnet-go/vnet/examples/internal/topology"
 	"github.com/vnet-go/vnet/metadata"
 	"github.com/vnet-go/vnet/overlay"
@@ -23,28 +24,61 @@ import (
 // This file knows the contracts and no backend: it is what stays the same
 // whatever carries the cloud. The wire_*.go files choose what does.
 
-// Subsystems are the five services of one host.
+// Subsystems are the five services of one site: of a host, where backends run
+// on every host, or of the whole cloud, where one backend writes for all.
 type Subsystems struct {
 	Overlay  *overlay.Fabric
 	SecGroup *secgroup.Enforcer
 	Router   *router.Service
 	DHCP     *dhcp.Service
 	Metadata *metadata.Service
-	Close    func() error
+	// Serve is what a host of a central platform does besides plugging.
+	Serve func(context.Context) error
+	Holds scope // whose desired state it is told
+	Close func() error
 }
 
-// Wire opens the subsystems of a host: its part of the choice of a backend.
-type Wire func(ctx context.Context, o HostOptions) (*Subsystems, error)
+// scope is how much of a cloud's desired state a site is told.
+type scope int
 
-// HostOptions is what a backend has to know of a host.
-type HostOptions struct {
-	Owner            vnet.Owner
-	Name             string
-	Netns            string            // its namespace
-	PhysicalNetworks map[string]string // -> device
-	TunnelIP         netip.Addr
-	Instances        metadata.Instances
-	Log              *slog.Logger
+const (
+	share   scope = iota // the host's share
+	all                  // all of it
+	nothing              // none: the site plugs devices in and serves
+)
+
+// states is the desired state of a site; ok is false for one that holds none.
+func (s *Subsystems) states(t *topology.Cloud, site string) (st topology.States, ok bool) {
+	switch s.Holds {
+	case all:
+		return t.All, true
+	case share:
+		return t.Host(site).States, true
+	}
+	return st, false
+}
+
+// Platform is the choice of a backend.
+type Platform struct {
+	Host    func(ctx context.Context, o SiteOptions) (*Subsystems, error) // opens a host
+	Central func(ctx context.Context, o SiteOptions) (*Subsystems, error) // opens what writes for all hosts; nil: nothing does
+}
+
+// central is the name of the site that is no host.
+const central = "(cloud)"
+
+// SiteOptions is what a backend has to know of a site.
+type SiteOptions struct {
+	Owner     vnet.Owner
+	Name      string
+	Instances metadata.Instances
+	Log       *slog.Logger
+
+	Netns            string            // a host's namespace
+	PhysicalNetworks map[string]string // a host's; -> device
+	TunnelIP         netip.Addr        // a host's
+
+	OVN machine.OVNEndpoints
 }
 
 // step is one subsystem's part in the order of making: what connects comes
@@ -93,35 +127,35 @@ var steps = []step{
 		}},
 }
 
-// planHost is what a Sync of all subsystems of one host would do. fresh has
+// planSite is what a Sync of all subsystems of one site would do. fresh has
 // nothing on it: a step that builds on things of an earlier one which are not
 // there yet (an up was killed between the two) has nothing either.
-func planHost(ctx context.Context, s, fresh *Subsystems, host string, want topology.States) (vnet.Plan, error) {
-	var all vnet.Plan
+func planSite(ctx context.Context, s, fresh *Subsystems, site string, want topology.States) (vnet.Plan, error) {
+	var sum vnet.Plan
 	for _, st := range steps {
 		p, err := st.plan(ctx, s, want)
 		if errors.Is(err, vnet.ErrNotFound) {
 			p, err = st.plan(ctx, fresh, want)
 		}
 		if err != nil {
-			return all, fmt.Errorf("%s: %s: %w", host, st.name, err)
+			return sum, fmt.Errorf("%s: %s: %w", site, st.name, err)
 		}
 		for _, ch := range p.Changes {
-			ch.Where = host
-			all.Changes = append(all.Changes, ch)
+			ch.Where = site
+			sum.Changes = append(sum.Changes, ch)
 		}
 	}
-	return all, nil
+	return sum, nil
 }
 
-// each runs f for all hosts at once.
-func each[T any](hosts map[string]T, f func(name string, h T) error) error {
+// each runs f for all sites at once.
+func each(sites map[string]*Subsystems, f func(name string, s *Subsystems) error) error {
 	var mu sync.Mutex
 	var errs []error
 	var wg sync.WaitGroup
-	for name, h := range hosts {
+	for name, s := range sites {
 		wg.Go(func() {
-			if err := f(name, h); err != nil {
+			if err := f(name, s); err != nil {
 				mu.Lock()
 				errs = append(errs, fmt.Errorf("%s: %w", name, err))
 				mu.Unlock()
@@ -132,19 +166,22 @@ func each[T any](hosts map[string]T, f func(name string, h T) error) error {
 	return errors.Join(errs...)
 }
 
-// syncAll makes all hosts as wanted and plugs the servers in; told hears of each step.
+// syncAll makes all sites as wanted and plugs the servers in; told hears of each step.
 //
 // A network can go only when the router's port on it is gone, which is a later
 // step: what is still in use in the first round goes in the second. old is the
 // topology before, nil when it is not known.
-func syncAll(ctx context.Context, hosts map[string]*Subsystems, t, old *topology.Cloud, vmNS func(string) string, o vnet.SyncOptions, told func(string, time.Duration)) error {
+func syncAll(ctx context.Context, sites map[string]*Subsystems, t, old *topology.Cloud, vmNS func(string) string, o vnet.SyncOptions, told func(string, time.Duration)) error {
 	begin := time.Now()
 	var known []router.State
 	if old != nil {
 		known = append(known, old.All.Router)
 	}
 	var moved atomic.Int32
-	err := each(hosts, func(name string, s *Subsystems) error {
+	err := each(sites, func(name string, s *Subsystems) error {
+		if s.Holds != share {
+			return nil
+		}
 		m, err := leave(ctx, s, t.Host(name).States.Router, t.All.Router, known...)
 		moved.Add(int32(m))
 		return err
@@ -159,8 +196,12 @@ func syncAll(ctx context.Context, hosts map[string]*Subsystems, t, old *topology
 	var mu sync.Mutex
 	for i, st := range steps {
 		begin := time.Now()
-		err := each(hosts, func(name string, s *Subsystems) error {
-			err := st.sync(ctx, s, t.Host(name).States, o)
+		err := each(sites, func(name string, s *Subsystems) error {
+			want, ok := s.states(t, name)
+			if !ok {
+				return nil
+			}
+			err := st.sync(ctx, s, want, o)
 			if errors.Is(err, vnet.ErrInUse) {
 				mu.Lock()
 				again = append(again, i)
@@ -175,7 +216,7 @@ func syncAll(ctx context.Context, hosts map[string]*Subsystems, t, old *topology
 		told(st.name, time.Since(begin))
 		if i == 1 { // filtered before connected
 			begin = time.Now()
-			if err := plug(ctx, hosts, t, vmNS); err != nil {
+			if err := plug(ctx, sites, t, vmNS); err != nil {
 				return err
 			}
 			told("servers plugged in", time.Since(begin))
@@ -186,8 +227,11 @@ func syncAll(ctx context.Context, hosts map[string]*Subsystems, t, old *topology
 	for i, st := range steps {
 		begin := time.Now()
 		var redone atomic.Int32
-		err := each(hosts, func(name string, s *Subsystems) error {
-			want := t.Host(name).States
+		err := each(sites, func(name string, s *Subsystems) error {
+			want, ok := s.states(t, name)
+			if !ok {
+				return nil
+			}
 			if !slices.Contains(again, i) {
 				p, err := st.plan(ctx, s, want)
 				if err != nil || p.Empty() {
@@ -249,8 +293,8 @@ func leave(ctx context.Context, s *Subsystems, here, all router.State, known ...
 }
 
 // plug connects the servers' interfaces to their ports.
-func plug(ctx context.Context, hosts map[string]*Subsystems, t *topology.Cloud, vmNS func(string) string) error {
-	return each(hosts, func(name string, s *Subsystems) error {
+func plug(ctx context.Context, sites map[string]*Subsystems, t *topology.Cloud, vmNS func(string) string) error {
+	return each(sites, func(name string, s *Subsystems) error {
 		for _, v := range t.VMs {
 			if v.Host != name {
 				continue
@@ -270,7 +314,14 @@ func plug(ctx context.Context, hosts map[string]*Subsystems, t *topology.Cloud, 
 // ends before that is started again.
 func (s *Subsystems) serve(ctx context.Context, log *slog.Logger) *sync.WaitGroup {
 	var wg sync.WaitGroup
-	for name, f := range map[string]func(context.Context) error{"router": s.Router.Serve, "dhcp": s.DHCP.Serve, "metadata": s.Metadata.Serve} {
+	servers := map[string]func(context.Context) error{}
+	if s.Holds != nothing {
+		servers = map[string]func(context.Context) error{"router": s.Router.Serve, "dhcp": s.DHCP.Serve, "metadata": s.Metadata.Serve}
+	}
+	if s.Serve != nil {
+		servers["host"] = s.Serve
+	}
+	for name, f := range servers {
 		wg.Go(func() {
 			for {
 				err := f(ctx)
@@ -313,8 +364,11 @@ func (s *Subsystems) explain(ctx context.Context, kind, id string) ([]vnet.Expla
 	return out, nil
 }
 
-// health is what the subsystems of a host say of themselves.
+// health is what the subsystems of a site say of themselves.
 func (s *Subsystems) health(ctx context.Context) map[string]vnet.Health {
+	if s.Holds == nothing {
+		return map[string]vnet.Health{"overlay": s.Overlay.Health(ctx)}
+	}
 	return map[string]vnet.Health{"overlay": s.Overlay.Health(ctx), "secgroup": s.SecGroup.Health(ctx), "router": s.Router.Health(ctx),
 		"dhcp": s.DHCP.Health(ctx), "metadata": s.Metadata.Health(ctx)}
 }

@@ -153,8 +153,8 @@ func parse(cmd string, args []string) (*cli, error) {
 	switch {
 	case (cmd == "up" || cmd == "plan") && c.file == "":
 		return nil, fmt.Errorf("%s needs -f FILE: %w", cmd, errUsage)
-	case c.backend != "linux":
-		return nil, fmt.Errorf("no backend %q, there is linux: %w", c.backend, errUsage)
+	case !slices.Contains(topology.Backends, c.backend):
+		return nil, fmt.Errorf("no backend %q, there are %s: %w", c.backend, strings.Join(topology.Backends, " and "), errUsage)
 	case !slices.Contains(vm.Clients, c.client):
 		return nil, fmt.Errorf("no DHCP client %q, there are %s: %w", c.client, strings.Join(vm.Clients, ", "), errUsage)
 	case c.format != "svg" && c.format != "mermaid":
@@ -175,7 +175,7 @@ func (c *cli) read() (*topology.Cloud, error) {
 	if err != nil {
 		return nil, err
 	}
-	return topology.Parse(c.file, text)
+	return topology.Parse(c.file, text, c.backend)
 }
 
 // running finds the cloud that a command without a file is about.

@@ -132,15 +132,15 @@ func planAll(ctx context.Context, m *machine.Machine, t *topology.Cloud, client 
 		}
 	} else {
 		quiet := slog.New(slog.DiscardHandler)
-		for _, h := range t.Hosts {
+		for _, h := range sites(t) {
 			var s *Subsystems
-			if m.HasHost(h.Name) {
+			if h.Name == central && m.OVNRuns() || t.Backend != topology.OVN && m.HasHost(h.Name) {
 				var err error
-				if s, err = openHost(ctx, wireLinux, m, h, &instances{}, quiet); err != nil {
+				if s, err = openSite(ctx, m, t, h, &instances{}, quiet); err != nil {
 					return p, err
 				}
 			}
-			hp, err := planOrNew(ctx, s, h)
+			hp, err := planOrNew(ctx, s, t, h.Name)
 			if s != nil {
 				err = errors.Join(err, s.Close())
 			}
@@ -155,16 +155,22 @@ func planAll(ctx context.Context, m *machine.Machine, t *topology.Cloud, client 
 	return p, nil
 }
 
-// planOrNew plans for a host that may not be there yet: then everything is new.
-func planOrNew(ctx context.Context, s *Subsystems, h topology.CloudHost) (vnet.Plan, error) {
+// planOrNew plans for a site that may not be there yet: then everything is new.
+func planOrNew(ctx context.Context, s *Subsystems, t *topology.Cloud, site string) (vnet.Plan, error) {
 	fresh, err := wireMem()
 	if err != nil {
 		return vnet.Plan{}, err
 	}
+	if site == central {
+		fresh.Holds = all
+	} else if platform(t.Backend).Central != nil {
+		return vnet.Plan{}, nil // holds nothing of its own
+	}
 	if s == nil {
 		s = fresh
 	}
-	return planHost(ctx, s, fresh, h.Name, h.States)
+	want, _ := fresh.states(t, site)
+	return planSite(ctx, s, fresh, site, want)
 }
 
 // up makes the cloud, and ends well only when it does what the model says.
@@ -182,6 +188,10 @@ func (c *cli) up(ctx context.Context) error {
 		return err
 	}
 	defer lock.Close()
+	c.name = t.Name
+	if _, old, err := c.running(); err == nil && old.Backend != t.Backend {
+		return fmt.Errorf("cloud %s is up on %s; take it down first", t.Name, old.Backend)
+	}
 	p := newProgress(c.progress)
 	p.step("read %s: %d hosts, %d networks, %d routers, %d servers", c.file, len(t.Hosts), len(t.All.Overlay.Networks), len(t.All.Router.Routers), len(t.VMs))
 
@@ -230,6 +240,12 @@ func (c *cli) up(ctx context.Context) error {
 		return err
 	}
 	p.step("hosts and wires stand")
+	if t.Backend == topology.OVN {
+		if err := m.EnsureOVN(ctx, t); err != nil {
+			return err
+		}
+		p.step("OVN runs: databases, northd, %d hypervisors", len(t.Hosts))
+	}
 
 	a, err := startAgent(ctx, m)
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 )
 
 // wireLinux carries a host on the Linux kernel alone.
-func wireLinux(ctx context.Context, o HostOptions) (_ *Subsystems, err error) {
+func wireLinux(ctx context.Context, o SiteOptions) (_ *Subsystems, err error) {
 	h, err := linux.Open(ctx, o.Owner, &linux.Options{Name: o.Name, Netns: o.Netns, PhysicalNetworks: o.PhysicalNetworks,
 		TunnelIP: o.TunnelIP, Logger: o.Log})
 	if err != nil {

@@ -29,7 +29,7 @@ func files(t *testing.T) []string {
 func read(t *testing.T, path string) (*topology.Cloud, *matrix.Report) {
 	text, err := os.ReadFile(path)
 	require.NoError(t, err)
-	c, err := topology.Parse(filepath.Base(path), text)
+	c, err := topology.Parse(filepath.Base(path), text, topology.Linux)
 	require.NoError(t, err)
 	r, err := matrix.Expected(c)
 	require.NoError(t, err)

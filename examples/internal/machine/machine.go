@@ -78,8 +78,11 @@ func (m *Machine) want(c *topology.Cloud) want {
 	}
 	for _, h := range c.Hosts {
 		w.ns = append(w.ns, m.HostNS(h.Name))
-		w.wires = append(w.wires, wire{bridge: m.underlayNS(), port: "h-" + short(h.Name), ns: m.HostNS(h.Name), dev: UnderlayDevice,
-			mtu: c.UnderlayMTU, addr: netip.PrefixFrom(h.LocalIP, c.Underlay.Bits())})
+		under := wire{bridge: m.underlayNS(), port: "h-" + short(h.Name), ns: m.HostNS(h.Name), dev: UnderlayDevice, mtu: c.UnderlayMTU}
+		if c.Backend != topology.OVN { // there a bridge has it
+			under.addr = netip.PrefixFrom(h.LocalIP, c.Underlay.Bits())
+		}
+		w.wires = append(w.wires, under)
 		for _, p := range h.PhysicalNets {
 			w.wires = append(w.wires, wire{bridge: m.physicalNS(p), port: "h-" + short(h.Name), ns: m.HostNS(h.Name), dev: PhysicalDevice(p), mtu: 1500})
 		}

@@ -105,3 +105,33 @@ func TestKill(t *testing.T) {
 	assert.NoError(t, err)
 	assert.NotEmpty(t, env, "the other cloud's agent lives")
 }
+
+// OVN starts, is left alone when it runs, comes back when its daemons were
+// killed, and goes whole.
+func TestOVN(t *testing.T) {
+	m, c := newMachine(t), small()
+	c.Backend = topology.OVN
+	up := func() {
+		t.Helper()
+		require.NoError(t, m.Ensure(c))
+		require.NoError(t, m.EnsureOVN(t.Context(), c))
+		for _, h := range c.Hosts {
+			out, err := exec.Command("ovn-sbctl", "--timeout=10", "--db="+m.OVN("").Southbound, "wait-until", "Chassis", h.Name, "name="+h.Name).CombinedOutput()
+			require.NoError(t, err, "%s", out)
+		}
+		require.NoError(t, Do(m.HostNS("h1"), func() error { return exec.Command("ping", "-c3", "-i0.2", "-W2", "192.0.2.2").Run() }))
+	}
+	assert.False(t, m.OVNRuns())
+	up()
+	assert.True(t, m.OVNRuns())
+	before := m.Processes("")
+	assert.Len(t, before, 3+3*2)
+	up()
+	assert.Equal(t, before, m.Processes(""))
+	require.NoError(t, m.Kill("ovn h1 vswitchd"))
+	require.NoError(t, m.Kill("ovn _central nb-server"))
+	up()
+	require.NoError(t, m.Remove([]string{"h1", "h2"}))
+	require.NoError(t, os.RemoveAll(m.Dir))
+	assert.Empty(t, m.Left([]string{"h1", "h2"}))
+}

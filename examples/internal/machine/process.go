@@ -144,6 +144,12 @@ func (m *Machine) kill(pid int, match func(Process) bool) error {
 	}
 }
 
+// env is the environment of a process with the role.
+func (m *Machine) env(role string) []string {
+	return append(slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, "VNET_CLOUD_") }),
+		dirVar+"="+m.Dir, roleVar+"="+role)
+}
+
 // Start starts this program again in the background, with args, in the
 // network namespace at netns when that is not empty. A process in a namespace
 // gets mount and UTS namespaces of its own, too. Its output goes to log.
@@ -157,8 +163,7 @@ func (m *Machine) Start(role, netns, log string, args ...string) (int, error) {
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Args[0] = "cloud"
 	cmd.Dir = "/"
-	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, "VNET_CLOUD_") }),
-		dirVar+"="+m.Dir, roleVar+"="+role)
+	cmd.Env = m.env(role)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	start := cmd.Start

@@ -22,7 +22,7 @@ var update = flag.Bool("update", false, "write what was got as what is wanted")
 func read(t *testing.T, path string) *topology.Cloud {
 	text, err := os.ReadFile(path)
 	require.NoError(t, err)
-	c, err := topology.Parse(filepath.Base(path), text)
+	c, err := topology.Parse(filepath.Base(path), text, topology.Linux)
 	require.NoError(t, err)
 	return c
 }

@@ -11,11 +11,23 @@ import (
 	"github.com/vnet-go/vnet/secgroup"
 )
 
+// What carries a cloud. The same file means the same on each; what differs is
+// in what the backends are told: how networks are tunnelled, and by which way
+// servers reach their metadata.
+const (
+	Linux = "linux" // backends on every host; VXLAN, metadata through routers
+	OVN   = "ovn"   // one backend for all hosts; Geneve, metadata on every network
+)
+
+// Backends are the values of Cloud.Backend.
+var Backends = []string{Linux}
+
 // Cloud is a topology file with everything filled in: what is to be made on
 // the machine, and the desired states that the subsystems get. It marshals to
 // JSON and back without loss.
 type Cloud struct {
 	Name         string            `json:"name"`
+	Backend      string            `json:"backend"`
 	Underlay     netip.Prefix      `json:"underlay"`
 	UnderlayMTU  int               `json:"underlay_mtu"` // bytes
 	PhysicalNets []string          `json:"physical_networks"`

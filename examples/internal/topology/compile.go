@@ -21,10 +21,12 @@ import (
 	"github.com/vnet-go/vnet/secgroup"
 )
 
-// Parse reads a topology file; name is what its mistakes are reported under.
-// The error is [Problems], sorted by line, when anything at all is wrong.
-func Parse(name string, text []byte) (*Cloud, error) {
+// Parse reads a topology file for a backend; name is what its mistakes are
+// reported under. The error is [Problems], sorted by line, when anything at
+// all is wrong.
+func Parse(name string, text []byte, backend string) (*Cloud, error) {
 	b := newBuilder(name)
+	b.c.Backend = backend
 	b.document(text, &b.f)
 	c := b.build()
 	if len(b.problems) > 0 {
@@ -66,7 +68,7 @@ type network struct {
 	subnets  []*subnet
 	mtu      int
 	routers  []string
-	metadata *metadata.Endpoint // when it has no router
+	metadata *metadata.Endpoint // when its own, not its router's
 }
 
 type subnet struct {
@@ -274,6 +276,24 @@ func (b *builder) hostOr(name, path string) string {
 	return ""
 }
 
+// tunnel is how a network without a type crosses the underlay.
+func (b *builder) tunnel() overlay.SegmentType {
+	if b.c.Backend == OVN {
+		return overlay.Geneve
+	}
+	return overlay.VXLAN
+}
+
+// overhead is what a tunnel takes of the underlay's MTU; OVN puts 8 bytes of
+// options into its Geneve header.
+func (b *builder) overhead(t overlay.SegmentType) int {
+	n := overlay.Overhead(t, b.c.Underlay.Addr())
+	if b.c.Backend == OVN && t == overlay.Geneve {
+		n += 8
+	}
+	return n
+}
+
 func (b *builder) makeNetworks() {
 	vnis := map[uint32]string{}
 	for i, n := range b.f.Networks {
@@ -299,7 +319,7 @@ func (b *builder) makeNetworks() {
 		physical := false
 		switch n.Type {
 		case "", "vxlan", "geneve":
-			on.Segment.Type = overlay.SegmentType(cmp.Or(n.Type, "vxlan"))
+			on.Segment.Type = overlay.SegmentType(cmp.Or(n.Type, string(b.tunnel())))
 			id := uint32(n.SegmentID)
 			for k := uint64(0); id == 0; k++ {
 				// Below 4096 is left to those who choose VNIs by hand.
@@ -342,7 +362,7 @@ func (b *builder) makeNetworks() {
 		} else if n.PhysicalNW != "" {
 			b.bad(path+".provider:physical_network", "only flat and vlan networks are on one")
 		}
-		room := b.c.UnderlayMTU - overlay.Overhead(on.Segment.Type, b.c.Underlay.Addr())
+		room := b.c.UnderlayMTU - b.overhead(on.Segment.Type)
 		switch {
 		case n.MTU == 0:
 			on.MTU = room
@@ -725,16 +745,16 @@ func (b *builder) reserve() {
 		}
 	}
 	for _, n := range sorted(b.networks) {
-		isolated := false
+		own := false // it answers for metadata itself
 		for _, s := range n.subnets {
 			if s.dhcp() && s.v4() {
 				s.dhcpIP = b.first(s, s.path)
 			}
-			if s.dhcp() && (!s.gateway.IsValid() || s.routerIf != s.gateway) {
-				isolated = true
+			if s.dhcp() && (!s.gateway.IsValid() || s.routerIf != s.gateway || b.c.Backend == OVN) {
+				own = true
 			}
 		}
-		if len(n.routers) > 0 || !isolated || n.External {
+		if len(n.routers) > 0 && b.c.Backend != OVN || !own || n.External {
 			continue
 		}
 		e := &metadata.Endpoint{ID: "metadata-" + n.Name, NetworkID: n.Name, PortID: "metadata-" + n.Name, MAC: b.mac("metadata-" + n.Name)}
@@ -968,6 +988,9 @@ func (b *builder) makeRouters() {
 			}
 		}
 		b.c.All.Router.Routers = append(b.c.All.Router.Routers, rt)
+		if b.c.Backend == OVN {
+			continue
+		}
 		b.c.All.Metadata.Endpoints = append(b.c.All.Metadata.Endpoints, metadata.Endpoint{ID: "metadata-" + r.Name, RouterID: r.Name, Host: rt.Host})
 	}
 }

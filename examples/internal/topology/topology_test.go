@@ -30,7 +30,7 @@ func files(t *testing.T) []string {
 func parse(t *testing.T, path string) *topology.Cloud {
 	text, err := os.ReadFile(path)
 	require.NoError(t, err)
-	c, err := topology.Parse(filepath.Base(path), text)
+	c, err := topology.Parse(filepath.Base(path), text, topology.Linux)
 	require.NoError(t, err)
 	return c
 }
@@ -262,7 +262,7 @@ func TestMistakes(t *testing.T) {
 					line, reason = i+1, m[1]
 				}
 			}
-			_, err := topology.Parse("t.yaml", []byte(mark.ReplaceAllString(tt.text, "")))
+			_, err := topology.Parse("t.yaml", []byte(mark.ReplaceAllString(tt.text, "")), topology.Linux)
 			var p topology.Problems
 			require.ErrorAs(t, err, &p)
 			for _, x := range p {
@@ -285,7 +285,7 @@ networks:
 servers:
   - {name: w, host: h2, networks: [{network: b}]}
 `
-	_, err := topology.Parse("t.yaml", []byte(text))
+	_, err := topology.Parse("t.yaml", []byte(text), topology.Linux)
 	var p topology.Problems
 	require.ErrorAs(t, err, &p)
 	var got []int
@@ -298,9 +298,9 @@ servers:
 
 // Names alone decide what is filled in: a further server moves no other.
 func TestAddedServerMovesNoOther(t *testing.T) {
-	one, err := topology.Parse("t.yaml", []byte(base+"servers:\n  - {name: w, networks: [{network: a}]}\n"))
+	one, err := topology.Parse("t.yaml", []byte(base+"servers:\n  - {name: w, networks: [{network: a}]}\n"), topology.Linux)
 	require.NoError(t, err)
-	two, err := topology.Parse("t.yaml", []byte(base+"servers:\n  - {name: aa, networks: [{network: a}]}\n  - {name: w, networks: [{network: a}]}\n"))
+	two, err := topology.Parse("t.yaml", []byte(base+"servers:\n  - {name: aa, networks: [{network: a}]}\n  - {name: w, networks: [{network: a}]}\n"), topology.Linux)
 	require.NoError(t, err)
 	assert.Equal(t, one.VM("w"), two.VM("w"))
 	assert.Equal(t, one.All.Router, two.All.Router)
@@ -315,7 +315,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(text)
 	f.Add([]byte(base))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		c, err := topology.Parse("fuzz.yaml", text)
+		c, err := topology.Parse("fuzz.yaml", text, topology.Linux)
 		if (c == nil) == (err == nil) {
 			t.Fatal("neither cloud nor problems, or both")
 		}
