@@ -45,7 +45,7 @@ var rules = []Rule{
 	{vnet.PartOverlay, "HA_Chassis", "", words(`chassis_name priority`)},
 	{vnet.PartOverlay, "DNS", "", words(`records`)},
 
-	{vnet.PartRouter, "Logical_Router", "", words(`name enabled options load_balancer +ports +static_routes +policies +nat`)},
+	{vnet.PartRouter, "Logical_Router", "", words(`name enabled options +load_balancer +ports +static_routes +policies +nat`)},
 	{vnet.PartRouter, "Logical_Router_Port", "", words(`name mac networks enabled peer options ipv6_ra_configs ipv6_prefix
 		ha_chassis_group gateway_chassis`)},
 	{vnet.PartRouter, "Logical_Router_Static_Route", "", words(`ip_prefix nexthop output_port policy route_table bfd options`)},

@@ -119,7 +119,8 @@ func northSpec() (ovsdb.Spec, error) {
 		Sentinel: "NB_Global",
 		Index: map[string][]string{"Logical_Switch": {"name"}, "Logical_Switch_Port": {"name"}, "Logical_Router": {"name"},
 			"Logical_Router_Port": {"name"}, "Port_Group": {"name"}, "Address_Set": {"name"}, "HA_Chassis_Group": {"name"},
-			"Load_Balancer": {"name"}, "Meter": {"name"}, "Gateway_Chassis": {"name"}},
+			"Load_Balancer": {"name"}, "Meter": {"name"}, "Gateway_Chassis": {"name"},
+			"NAT": {"external_ip", "logical_ip"}},
 	}, err
 }
 

@@ -64,7 +64,7 @@
 //	overlay   HA_Chassis                   own         chassis_name priority
 //	overlay   DNS                          own         records
 //
-//	router    Logical_Router               own         name enabled options load_balancer +ports +static_routes +policies +nat
+//	router    Logical_Router               own         name enabled options +load_balancer +ports +static_routes +policies +nat
 //	router    Logical_Router_Port          own         name mac networks enabled peer options ipv6_ra_configs ipv6_prefix
 //	                                                   ha_chassis_group gateway_chassis
 //	router    Logical_Router_Static_Route  own         ip_prefix nexthop output_port policy route_table bfd options
