@@ -154,9 +154,10 @@ func (n *NS) Sysctl(key, value string) {
 	n.l.must(n.Do(func() error { return os.WriteFile("/proc/sys/"+key, []byte(value), 0) }))
 }
 
-// Ping sends count echo requests, 100 ms apart, and returns nil when at least one came back within a second.
+// Ping sends echo requests, 200 ms apart, and returns nil when count of them
+// came back within two seconds.
 func (n *NS) Ping(dst string, count int) error {
-	_, err := n.Exec(context.Background(), "ping", "-n", "-q", "-i", "0.1", "-W", "1", "-c", fmt.Sprint(count), dst)
+	_, err := n.Exec(context.Background(), "ping", "-n", "-q", "-i", "0.2", "-w", "2", "-c", fmt.Sprint(count), dst)
 	return err
 }
 
