@@ -136,6 +136,17 @@ func (g Gateway) Validate() error {
 			errs = append(errs, bad(at, a, "is the gateway's own address"))
 		}
 	}
+	for i, h := range g.Hosts {
+		at := fmt.Sprintf("hosts[%d]", i)
+		switch {
+		case h == "":
+			errs = append(errs, bad(at, "", "is empty"))
+		case strings.ContainsFunc(h, func(c rune) bool { return c <= ' ' || c == ',' || c == 0x7f }):
+			errs = append(errs, bad(at, h, "has characters that no host name has"))
+		case slices.Contains(g.Hosts[:i], h):
+			errs = append(errs, bad(at, h, "is there twice"))
+		}
+	}
 	return errors.Join(errs...)
 }
 
@@ -499,7 +510,7 @@ func (r Router) Clone() Router {
 	}
 	if r.Gateway != nil {
 		g := *r.Gateway
-		g.Addresses, g.NextHops = slices.Clone(g.Addresses), slices.Clone(g.NextHops)
+		g.Addresses, g.NextHops, g.Hosts = slices.Clone(g.Addresses), slices.Clone(g.NextHops), slices.Clone(g.Hosts)
 		r.Gateway = &g
 	}
 	r.Routes = slices.Clone(r.Routes)

@@ -72,6 +72,9 @@ func TestValidate(t *testing.T) {
 			s.Routers[0].Gateway.NextHops = []netip.Addr{a("203.0.113.1"), a("203.0.113.4")}
 		}, "is the second of its family"},
 		{"next hop of the other family", func(s *router.State) { s.Routers[0].Gateway.NextHops = []netip.Addr{a("2001:db8::1")} }, "of a family that the gateway has no address of"},
+		{"no host", func(s *router.State) { s.Routers[0].Gateway.Hosts = []string{"a", ""} }, "gateway.hosts[1] is empty"},
+		{"two hosts in one", func(s *router.State) { s.Routers[0].Gateway.Hosts = []string{"a,b"} }, "has characters that no host name has"},
+		{"a host twice", func(s *router.State) { s.Routers[0].Gateway.Hosts = []string{"a", "b", "a"} }, `gateway.hosts[2] "a" is there twice`},
 		{"next hop itself", func(s *router.State) { s.Routers[0].Gateway.NextHops = []netip.Addr{a("203.0.113.2")} }, "the gateway's own address"},
 		{"route with host bits", func(s *router.State) { s.Routers[0].Routes[0].Destination = p("192.168.1.1/16") }, "did you mean 192.168.0.0/16?"},
 		{"route by nowhere", func(s *router.State) { s.Routers[0].Routes[0].NextHop = a("10.9.9.9") }, "is on no attached network"},
@@ -134,4 +137,20 @@ func TestCanonicalAndDiff(t *testing.T) {
 	}
 	require.Equal(t, "router router floatingip floatingip floatingip portforward portforward", strings.Join(text, " "))
 	require.Len(t, router.Diff(a, router.State{}), 7)
+}
+
+func TestHostsOfAGateway(t *testing.T) {
+	a, b := good().Routers[0], good().Routers[0]
+	b.Gateway.Hosts = []string{"hv2", "hv1"}
+	require.NoError(t, b.Validate())
+	require.Equal(t, b, b.Canonical(), "their order is what is meant")
+	require.False(t, a.Equal(b))
+	c := b.Clone()
+	require.True(t, b.Equal(c))
+	c.Gateway.Hosts[0], c.Gateway.Hosts[1] = "hv1", "hv2"
+	require.Equal(t, "hv2", b.Gateway.Hosts[0])
+	require.False(t, b.Equal(c))
+	d, ok := router.DiffRouter(&b, &c)
+	require.True(t, ok)
+	require.Equal(t, vnet.ImpactSome, d.Impact)
 }
