@@ -535,7 +535,7 @@ func (c *Chassis) makeDevice(p Plug, dev string) (made bool, err error) {
 				return false, err
 			}
 			if c.userspace() {
-				if err := noChecksumOffload(ns, name); err != nil {
+				if err := ns.Do(func() error { return rtnl.NoChecksumOffload(name) }); err != nil {
 					c.rt.DelLink(dev)
 					return false, err
 				}

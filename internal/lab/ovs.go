@@ -11,9 +11,10 @@ import (
 	"strings"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vnet-go/vnet/internal/rtnl"
 )
 
 // runDir holds one folder a Lab for databases, control sockets and logs. It is
@@ -247,32 +248,9 @@ func waitSocket(path string, d *Daemon, limit time.Duration) error {
 	}
 }
 
-// NoOffload turns off checksum and segmentation offload for what a device
-// sends. Without it frames that reach a user space switch (Open vSwitch with
-// datapath_type=netdev, DPDK) by a veth carry checksums that nobody filled in;
-// the sender is the device to call it for.
+// NoOffload is [rtnl.NoChecksumOffload] of a device that sends into a user
+// space switch (Open vSwitch with datapath_type=netdev, DPDK).
 func (n *NS) NoOffload(dev string) {
 	n.l.t.Helper()
-	// ETHTOOL_STXCSUM, ETHTOOL_STSO, ETHTOOL_SGSO (linux/ethtool.h).
-	for _, cmd := range []uint32{0x17, 0x1f, 0x24} {
-		n.l.must(n.Do(func() error {
-			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-			if err != nil {
-				return err
-			}
-			defer unix.Close(fd)
-			value := struct{ cmd, data uint32 }{cmd, 0}
-			var req struct { // struct ifreq
-				name [unix.IFNAMSIZ]byte
-				data unsafe.Pointer
-				_    [16]byte
-			}
-			copy(req.name[:unix.IFNAMSIZ-1], dev)
-			req.data = unsafe.Pointer(&value)
-			if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req))); errno != 0 {
-				return fmt.Errorf("offload of %s in %s: %w", dev, n.Name, errno)
-			}
-			return nil
-		}))
-	}
+	n.l.must(n.Do(func() error { return rtnl.NoChecksumOffload(dev) }))
 }
