@@ -945,6 +945,9 @@ func (b *builder) makeRouters() {
 			cabled(n)
 			id := r.Name + "-" + g.Network
 			gw := &router.Gateway{PortID: id, NetworkID: g.Network, MAC: b.mac(id), DisableSNAT: g.EnableSNAT != nil && !*g.EnableSNAT, MTU: n.mtu}
+			if b.c.Backend == OVN {
+				gw.Hosts = b.gatewayHosts(rt.Host, n)
+			}
 			have := map[string]bool{}
 			add := func(s *subnet, a netip.Addr) {
 				have[s.Name] = true
@@ -993,6 +996,17 @@ func (b *builder) makeRouters() {
 		}
 		b.c.All.Metadata.Endpoints = append(b.c.All.Metadata.Endpoints, metadata.Endpoint{ID: "metadata-" + r.Name, RouterID: r.Name, Host: rt.Host})
 	}
+}
+
+// gatewayHosts are those with a way to an external network, the router's own first.
+func (b *builder) gatewayHosts(own string, n *network) []string {
+	out := []string{own}
+	for _, h := range b.c.Hosts {
+		if h.Name != own && slices.Contains(h.PhysicalNets, n.PhysicalNW) {
+			out = append(out, h.Name)
+		}
+	}
+	return out
 }
 
 // project of a port: its server's, or else its network's.
