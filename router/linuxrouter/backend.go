@@ -56,8 +56,8 @@ type Backend struct {
 	mu      sync.Mutex // held through every call that writes
 	routers map[string]router.Router
 	nats    map[string]*nat // by router id
-	// known are the routers whose nat is all that stands, as far as this process
-	// can tell: nothing about them has failed since.
+	// known are the routers that this process has made so, and whose nat is all
+	// that stands: nothing about them has failed since.
 	known map[string]bool
 }
 

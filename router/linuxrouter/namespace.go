@@ -113,6 +113,11 @@ func (b *Backend) routerSteps(ctx context.Context, r router.Router, was, want *n
 		if fewer, err = b.oldPorts(w, ns, r, end); err != nil {
 			return nil, err
 		}
+		if !b.known[r.ID] {
+			if err := b.leftSteps(ctx, w, ns, r, was, want); err != nil {
+				return nil, err
+			}
+		}
 	}
 	if err := b.routeSteps(w, ns, stands, fewer || w.remade, r); err != nil {
 		return nil, err
@@ -398,10 +403,12 @@ func (b *Backend) routeSteps(w *work, ns *linux.Namespace, stands, fewer bool, r
 	return nil
 }
 
+// sameRoute compares devices too: a route keeps to its device when the subnet
+// of its next hop moves to another.
 func sameRoute(want, have rtnl.Route) bool {
-	hops := func(r rtnl.Route) []netip.Addr {
-		out := append([]netip.Addr{r.Via}, r.More...)
-		slices.SortFunc(out, netip.Addr.Compare)
+	hops := func(r rtnl.Route) []rtnl.Hop {
+		out := append([]rtnl.Hop{{Via: r.Via, Dev: r.Dev}}, r.More...)
+		slices.SortFunc(out, func(a, b rtnl.Hop) int { return a.Via.Compare(b.Via) })
 		return out
 	}
 	return want.Dst == have.Dst && slices.Equal(hops(want), hops(have))
@@ -422,17 +429,32 @@ func wantedRoutes(r router.Router, dev func(portID string) string) (out []rtnl.R
 		}
 	}
 	for _, x := range r.Routes {
+		hop := rtnl.Hop{Via: x.NextHop, Dev: deviceTo(r, x.NextHop, dev)}
+		route := rtnl.Route{Dst: x.Destination, Via: hop.Via, Dev: hop.Dev}
 		if i := slices.IndexFunc(out, func(o rtnl.Route) bool { return o.Dst == x.Destination }); i >= 0 {
 			if x.Destination.Bits() == 0 && r.Gateway != nil && slices.Contains(r.Gateway.NextHops, out[i].Via) {
-				out[i] = rtnl.Route{Dst: x.Destination, Via: x.NextHop} // an extra default route wins over the gateway's
+				out[i] = route // an extra default route wins over the gateway's
 				continue
 			}
-			out[i].More = append(out[i].More, x.NextHop)
+			out[i].More = append(out[i].More, hop)
 			continue
 		}
-		out = append(out, rtnl.Route{Dst: x.Destination, Via: x.NextHop})
+		out = append(out, route)
 	}
 	return out
+}
+
+// deviceTo is the device whose subnet a next hop is in.
+func deviceTo(r router.Router, hop netip.Addr, dev func(portID string) string) (name string) {
+	best := -1
+	for _, p := range ports(r, nil) {
+		for _, a := range p.addrs {
+			if a.Contains(hop) && a.Bits() > best {
+				best, name = a.Bits(), dev(p.id)
+			}
+		}
+	}
+	return name
 }
 
 // goneSteps returns what removes a router with its ports.

@@ -287,6 +287,37 @@ func (e *endings) steps(ns *linux.Namespace) []linux.Step {
 	return []linux.Step{{Phase: linux.FilterDel, Do: func(ctx context.Context) error { _, err := ns.DeleteConntrack(ctx, e.match); return err }}}
 }
 
+// carries reports whether a connection is translated as n says, and as SNAT to
+// own does. What the metadata proxy redirects is its own affair.
+func (n *nat) carries(f rtnl.Flow, own netip.Addr) bool {
+	if to := f.Orig.Dst; to != f.Reply.Src && !notOurs(to) && n.fips[n.ext[to]].FixedIP != f.Reply.Src {
+		if in, _ := n.target(to, f.Proto, f.Orig.DstPort); in.Addr() != f.Reply.Src {
+			return false
+		}
+	}
+	from := f.Reply.Dst
+	return from == f.Orig.Src || from == own || n.fips[n.ext[from]].FixedIP == f.Orig.Src
+}
+
+// leftSteps ends the connections that are translated as neither was nor want
+// says: those that an earlier process was killed, or failed, before it ended.
+func (b *Backend) leftSteps(ctx context.Context, w *work, ns *linux.Namespace, r router.Router, was, want *nat) error {
+	own := firstIPv4(r.Gateway)
+	left := func(f rtnl.Flow) bool { return !was.carries(f, own) && !want.carries(f, own) }
+	n := 0
+	err := ns.RTNL().Flows(ctx, func(f rtnl.Flow) bool {
+		if left(f) {
+			n++
+		}
+		return true
+	})
+	if err == nil && n > 0 {
+		w.differ("connections of an earlier translation", n, "ended", vnet.ImpactSome)
+		w.step(linux.FilterDel, func(ctx context.Context) error { _, err := ns.DeleteConntrack(ctx, left); return err })
+	}
+	return err
+}
+
 // natSteps returns what takes the translations of r from was to want.
 func (b *Backend) natSteps(r router.Router, was, want *nat, end *endings) (steps []linux.Step) {
 	for _, f := range values(was.forwards) {
@@ -517,11 +548,12 @@ func (b *Backend) learn(ctx context.Context, id string) error {
 	}
 	for _, x := range routes {
 		if x.Protocol == rtnl.ProtoVnet && x.Dst.Bits() > 0 {
-			r.Routes = append(r.Routes, router.Route{Destination: x.Dst, NextHop: x.Via})
+			for _, hop := range append([]rtnl.Hop{{Via: x.Via}}, x.More...) {
+				r.Routes = append(r.Routes, router.Route{Destination: x.Dst, NextHop: hop.Via})
+			}
 		}
 	}
 	b.routers[id], b.nats[id] = r, n
-	b.know(id)
 	return nil
 }
 

@@ -47,12 +47,24 @@ func Contract() []Case {
 			s.FloatingIPs[0].FixedIP = addr("10.0.1.7")
 			s.FloatingIPs = append(s.FloatingIPs, router.FloatingIP{ID: "f2", RouterID: "r1", FloatingIP: addr("203.0.113.51"), FixedIP: addr("10.0.0.5")})
 			s.PortForwards[0].ExternalIP = addr("203.0.113.60")
-			s.Routers[0].Interfaces[0].Addresses = pfx("10.0.0.1/24", "10.7.0.1/16")
+			s.Routers[0].Interfaces[0].Addresses = pfx("10.0.0.1/24", "10.7.0.1/16", "2001:db8:1::1/64")
 			s.Routers[0].Routes = []router.Route{{Destination: netip.MustParsePrefix("192.168.0.0/16"), NextHop: addr("10.0.0.9")}, {Destination: netip.MustParsePrefix("192.168.0.0/16"), NextHop: addr("10.0.0.10")}}
 			e.sync(s)
 			e.nothingToDo(s)
-			s.Routers[0].Routes = s.Routers[0].Routes[1:]
-			s.Routers[0].Interfaces = s.Routers[0].Interfaces[:1]
+			six := netip.MustParsePrefix("2001:db8:77::/64")
+			s.Routers[0].Routes = append(s.Routers[0].Routes[1:], router.Route{Destination: six, NextHop: addr("2001:db8:1::9")}, router.Route{Destination: six, NextHop: addr("2001:db8:2::9")})
+			e.sync(s)
+			e.nothingToDo(s)
+			s.Routers[0].Routes = s.Routers[0].Routes[:2]
+			e.sync(s)
+			e.nothingToDo(s)
+			// A subnet goes to another port, with the next hops in it.
+			in := s.Routers[0].Interfaces
+			in[0].Addresses, in[1].Addresses = in[1].Addresses, in[0].Addresses
+			e.sync(s)
+			e.nothingToDo(s)
+			in[0].Addresses, in[1].Addresses = in[1].Addresses, in[0].Addresses
+			s.Routers[0].Interfaces = in[:1]
 			s.FloatingIPs = s.FloatingIPs[1:]
 			e.sync(s)
 			e.nothingToDo(s)
@@ -216,7 +228,7 @@ func Contract() []Case {
 			e.sync(s)
 			e.nothingToDo(s)
 		}},
-		{"killed at every step", "A new process makes it so from wherever the one before was killed.", func(t *testing.T, e *env) {
+		{"killed anywhere", "A new process makes it so from wherever the one before was killed.", func(t *testing.T, e *env) {
 			if e.Dying == nil {
 				return
 			}
@@ -229,7 +241,7 @@ func Contract() []Case {
 			down := router.State{Routers: []router.Router{two.Routers[0].Clone()}}
 			down.Routers[0].AdminDown = true
 			for _, step := range [][2]router.State{{{}, one}, {one, two}, {two, {}}, {{}, down}} {
-				for n := 0; ; n++ {
+				for n := rand.IntN(2); ; n += 1 + rand.IntN(3) {
 					require.Less(t, n, 1000)
 					e.sync(step[0])
 					if err := service(t, e.Dying(t, n)).Sync(e.ctx, step[1], vnet.SyncOptions{Force: true}); err == nil {

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vnet-go/vnet"
+	"github.com/vnet-go/vnet/internal/lab"
 	"github.com/vnet-go/vnet/overlay"
 	"github.com/vnet-go/vnet/router"
 )
@@ -48,6 +49,11 @@ type Host struct {
 	// Beside makes a backend of another owner on the same host. Nil: there can
 	// be none.
 	Beside func(t testing.TB) Host
+	// Station puts eth0 of a namespace on the physical network that network
+	// "out" is on, with the MAC of p. Nil: machines on "out" are at ports of it.
+	Station func(t testing.TB, ns *lab.NS, p overlay.Port)
+	// Out is the segment of network "out". The zero value is a local one.
+	Out overlay.Segment
 	// Foreign makes things on the platform that look like the backend's but
 	// carry another owner, or none, and returns a check that they stand
 	// untouched. Nil: there can be none.
@@ -109,7 +115,11 @@ func newEnv(t *testing.T, h Host) *env {
 		fabric, err := overlay.New(h.Overlay, nil)
 		require.NoError(t, err)
 		for _, id := range networks {
-			require.NoError(t, fabric.EnsureNetwork(e.ctx, overlay.Network{ID: id, Segment: overlay.Segment{Type: overlay.Local}}))
+			n := overlay.Network{ID: id, Segment: overlay.Segment{Type: overlay.Local}}
+			if id == "out" && h.Out.Type != "" {
+				n.Segment = h.Out
+			}
+			require.NoError(t, fabric.EnsureNetwork(e.ctx, n))
 		}
 	}
 	return e

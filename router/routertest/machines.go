@@ -21,7 +21,7 @@ import (
 // patience is how long the suite waits for what must come, and quiet for what
 // must not.
 const (
-	patience = 2 * time.Second
+	patience = 6 * time.Second
 	quiet    = 300 * time.Millisecond
 )
 
@@ -58,15 +58,7 @@ func (e *env) machine(name string) *machine {
 	}
 	x := at[name]
 	m := &machine{e.lab.NS(name), name}
-	fabric, err := overlay.New(e.Overlay, nil)
-	require.NoError(e.t, err)
-	plugger := e.Plugger
-	if plugger == nil {
-		plugger = e.Overlay.(overlay.Plugger)
-	}
-	require.NoError(e.t, fabric.EnsurePort(e.ctx, overlay.Port{ID: name, NetworkID: x.network, MAC: vnet.MAC{2, 0, 0, 0, 0, x.n}}))
-	_, err = plugger.Plug(e.ctx, overlay.Attachment{PortID: name, Kind: overlay.Veth, Name: "eth0", Netns: m.Path})
-	require.NoError(e.t, err)
+	e.attach(m.NS, overlay.Port{ID: name, NetworkID: x.network, MAC: vnet.MAC{2, 0, 0, 0, 0, x.n}})
 	m.Configure("eth0", x.addrs, x.gateways...)
 	if name == "ext" {
 		m.Route("10.0.0.0/8", "203.0.113.2")
@@ -78,6 +70,24 @@ func (e *env) machine(name string) *machine {
 	}
 	e.lab.all[name] = m
 	return m
+}
+
+// attach puts eth0 of a namespace at a port, or on the physical network.
+func (e *env) attach(ns *lab.NS, p overlay.Port) {
+	e.t.Helper()
+	if e.Station != nil && p.NetworkID == "out" {
+		e.Station(e.t, ns, p)
+		return
+	}
+	fabric, err := overlay.New(e.Overlay, nil)
+	require.NoError(e.t, err)
+	plugger := e.Plugger
+	if plugger == nil {
+		plugger = e.Overlay.(overlay.Plugger)
+	}
+	require.NoError(e.t, fabric.EnsurePort(e.ctx, p))
+	_, err = plugger.Plug(e.ctx, overlay.Attachment{PortID: p.ID, Kind: overlay.Veth, Name: "eth0", Netns: ns.Path})
+	require.NoError(e.t, err)
 }
 
 type machines struct {
@@ -157,17 +167,20 @@ func say(c net.Conn, wait time.Duration) (string, error) {
 	return strings.TrimSpace(string(buf[:n])), err
 }
 
-// ask is dial, say and close. The first UDP packet may be lost to neighbour
-// discovery, so it is sent again.
+// ask is dial, say and close. The first UDP packets may be lost to neighbour
+// discovery, so they are sent again.
 func (m *machine) ask(network, to string) (string, error) {
 	c, err := m.dial(network, to)
 	if err != nil {
 		return "", err
 	}
 	defer c.Close()
-	s, err := say(c, patience/2)
-	if os.IsTimeout(err) && strings.HasPrefix(network, "udp") {
-		s, err = say(c, patience/2)
+	if !strings.HasPrefix(network, "udp") {
+		return say(c, patience)
+	}
+	s, err := say(c, quiet)
+	for end := time.Now().Add(patience); os.IsTimeout(err) && time.Now().Before(end); {
+		s, err = say(c, quiet)
 	}
 	return s, err
 }

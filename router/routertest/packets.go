@@ -254,6 +254,39 @@ func Packets() []Case {
 			ended(other)
 			check()
 		}},
+		{"moved by one that is killed", "A floating IP that moves ends its connections, and no others, also when the process is killed on the way.", func(t *testing.T, e *env) {
+			if e.Dying == nil {
+				return
+			}
+			one, two := basic(), basic()
+			two.FloatingIPs[0].FixedIP = addr("10.0.0.6")
+			e.sync(one)
+			e.at("a")
+			e.at("a2")
+			stays, err := e.at("ext").dial("tcp", "203.0.113.2:2200")
+			require.NoError(t, err)
+			defer stays.Close()
+			for n := 0; ; n++ {
+				e.sync(one)
+				c, err := e.at("ext").dial("tcp", "203.0.113.50:7000")
+				require.NoError(t, err)
+				got, err := say(c, patience)
+				require.NoError(t, err)
+				require.Equal(t, "a:7000 hears 203.0.113.1", got)
+				killed := service(t, e.Dying(t, n)).Sync(e.ctx, two, vnet.SyncOptions{})
+				e.svc = e.restarted()
+				e.sync(two)
+				_, err = say(c, quiet)
+				require.Error(t, err, "the connection of before, killed after %d", n)
+				c.Close()
+				_, err = say(stays, patience)
+				require.NoError(t, err)
+				e.nothingToDo(two)
+				if killed == nil {
+					break
+				}
+			}
+		}},
 		{"host routes", "The longest prefix wins: a route to one address goes before that to its subnet, in both families.", func(t *testing.T, e *env) {
 			s := basic()
 			s.Routers[0].Routes = []router.Route{

@@ -72,11 +72,13 @@ func everyWay(w reach.World) (out []reach.Packet) {
 	for i, from := range reachtest.Senders(w) {
 		for j, to := range reachtest.Addresses(w) {
 			k := reach.Packet{From: from, Dst: to, SrcPort: 1, DstPort: reachtest.Ports[(i+j)%len(reachtest.Ports)]}
-			switch (i + j) % 3 {
+			switch (i + j) % 4 {
 			case 0:
 				k.Proto = reach.TCP
 			case 1:
 				k.Proto = reach.UDP
+			case 2:
+				k.Proto, k.Middle = reach.TCP, true
 			default:
 				k.Proto, k.ICMPType, k.SrcPort, k.DstPort = reach.ICMP, 8, 0, 0
 				if to.Is6() {
@@ -352,7 +354,7 @@ func (a *arena) play(t *rapid.T, turns []turn) {
 		var answers []*probe
 		for _, p := range probes {
 			switch {
-			case p.seen == nil || p.v.Arrivals[0].Kind == "router" || p.want.Foreign:
+			case p.seen == nil || p.v.Arrivals[0].Kind == "router" || p.want.Foreign || p.k.Middle: // which nobody answers
 			case p.k.Proto == reach.UDP && p.tag%2 == 0:
 				answers = append(answers, a.refusal(m, p))
 			default:
@@ -431,6 +433,9 @@ func (a *arena) probe(m *reach.Model, k reach.Packet) *probe {
 		ICMPType: k.ICMPType, ICMPCode: k.ICMPCode, ICMPID: uint16(a.tag), ICMPSeq: 1, TTL: k.TTL, Payload: payload(a.tag)}
 	if k.SrcMAC.IsZero() {
 		p.frame.SrcMAC = p.from.hardware()
+	}
+	if k.Middle {
+		p.frame.Flags = lab.ACK
 	}
 	if p.v.OK() && p.v.Arrivals[0].Kind == "router" { // whose answer we see
 		if back := p.v.Reply(); back.OK() {
