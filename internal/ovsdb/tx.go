@@ -533,6 +533,10 @@ func (p *pending) ops() []Operation {
 		if added.Len() > 0 {
 			ms = append(ms, *ovsdb.NewMutation(c.name, ovsdb.MutateOperationInsert, c.encode(added)))
 		}
+		// A set that must have a member has one after each mutation.
+		if n := len(ms); was.Kind() == reflect.Slice && gone.Len() == was.Len() && gone.Len() > 0 && added.Len() > 0 {
+			ms[n-2], ms[n-1] = ms[n-1], ms[n-2]
+		}
 	}
 	var ops []Operation
 	if len(row) > 0 {
