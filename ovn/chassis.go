@@ -289,7 +289,7 @@ func (c *Chassis) Plug(ctx context.Context, p Plug) (Plugged, error) {
 	if err != nil {
 		return Plugged{}, err
 	}
-	_, _, err = c.db.Commit(ctx, func(x *ovsdb.Tx) error { return c.plug(x, p, dev) }, nil)
+	_, err = c.db.Commit(ctx, func(x *ovsdb.Tx) error { return c.plug(x, p, dev) }, nil)
 	if err != nil {
 		if made {
 			c.rt.DelLink(dev)
@@ -385,7 +385,7 @@ func (c *Chassis) Unplug(ctx context.Context, part vnet.Part, portID string) err
 		return err
 	}
 	m := Mark{c.owner, part, "port", portID}
-	_, _, err = c.db.Commit(ctx, func(x *ovsdb.Tx) error {
+	_, err = c.db.Commit(ctx, func(x *ovsdb.Tx) error {
 		return errors.Join(x.Delete("Port", m.uuid("Port")), x.Delete("Interface", m.uuid("Interface")))
 	}, nil)
 	if err != nil || was.Kind == DeviceExisting {

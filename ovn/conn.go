@@ -6,7 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/internal/nbrow"
@@ -35,6 +39,9 @@ type Options struct {
 	Lazy bool
 	// Logger gets what a person may want to know later. Default: none.
 	Logger *slog.Logger
+	// Metrics gets the connection's counts (vnet_ovn_...), until Close. A second
+	// connection of the same owner cannot have the same registry. Default: none.
+	Metrics prometheus.Registerer
 }
 
 // Conn is a connection to the Northbound, and the Southbound if asked for, of
@@ -45,6 +52,11 @@ type Conn struct {
 	o     Options
 	nb    *ovsdb.Client // nil without Northbound endpoints
 	sb    *ovsdb.Client // nil without Southbound endpoints
+
+	metrics *metrics
+	lag     lag
+	cancel  context.CancelFunc // ends what runs beside
+	beside  sync.WaitGroup
 }
 
 // Dial connects for an owner and returns when the databases have been read
@@ -90,12 +102,23 @@ func Dial(ctx context.Context, owner vnet.Owner, northbound []string, o *Options
 	if len(c.o.Southbound) > 0 {
 		spec, serr := southSpec()
 		if err = serr; err == nil {
-			c.sb, err = ovsdb.NewClient(spec, c.o.Southbound, co)
+			any := *co
+			any.AnyMember = true
+			c.sb, err = ovsdb.NewClient(spec, c.o.Southbound, &any)
 		}
 		if err != nil {
 			c.Close()
 			return nil, vnet.In("southbound", err)
 		}
+	}
+	if c.metrics, err = newMetrics(c.o.Metrics, c); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	if c.nb != nil && c.sb != nil {
+		ctx, cancel := context.WithCancel(context.Background())
+		c.cancel = cancel
+		c.beside.Go(func() { c.lag.watch(ctx, c) })
 	}
 	if !c.o.Lazy {
 		ctx, cancel := c.bound(ctx)
@@ -142,12 +165,17 @@ func southSpec() (ovsdb.Spec, error) {
 
 // Close ends the connections and every wait.
 func (c *Conn) Close() error {
+	c.metrics.close()
+	if c.cancel != nil {
+		c.cancel()
+	}
 	if c.nb != nil {
 		c.nb.Close()
 	}
 	if c.sb != nil {
 		c.sb.Close()
 	}
+	c.beside.Wait()
 	return nil
 }
 
@@ -253,41 +281,68 @@ func (c *Conn) Health(ctx context.Context) vnet.Health {
 		}
 	}
 	if c.nb != nil && c.sb != nil && h.Complete {
-		if behind, since := c.northdBehind(); behind > 0 {
-			lag := time.Since(since)
-			h.Lag = max(h.Lag, lag)
-			if lag > time.Second {
+		if behind, age := c.lag.now(); behind > 0 {
+			h.Lag = max(h.Lag, age)
+			if age > time.Second {
 				if h.Detail != "" {
 					h.Detail += "; "
 				}
-				h.Detail += fmt.Sprintf("the Southbound is %d changes and %s behind", behind, lag.Round(time.Second))
+				h.Detail += fmt.Sprintf("the Southbound lacks %d changes, the oldest made %s ago", behind, age.Round(time.Second))
 			}
 		}
 	}
 	return h
 }
 
-// northdBehind says how many numbered changes the Southbound lacks, and since
-// when it is known that it lacks the newest.
-func (c *Conn) northdBehind() (int, time.Time) {
-	var nb *nbrow.NBGlobal
-	for _, r := range c.nb.State().All("NB_Global") {
-		nb = r.(*nbrow.NBGlobal)
+// lag is how far the Southbound is behind the Northbound. Only numbered changes
+// count: those that somebody, of any owner, waits for.
+type lag struct {
+	mu sync.Mutex
+	// missing are numbers that the Northbound has reached and the Southbound has
+	// not, and when that was seen; the oldest first.
+	missing []missing
+	newest  int
+}
+
+type missing struct {
+	n    int
+	seen time.Time
+}
+
+// watch follows both databases until ctx ends.
+func (l *lag) watch(ctx context.Context, c *Conn) {
+	for range c.Changes(ctx, "NB_Global", "SB_Global") {
+		nb, sb := -1, -1
+		for _, r := range c.nb.State().All("NB_Global") {
+			nb = r.(*nbrow.NBGlobal).NbCfg
+		}
+		for _, r := range c.sb.State().All("SB_Global") {
+			sb = r.(*sbrow.SBGlobal).NbCfg
+		}
+		l.mu.Lock()
+		if nb < l.newest { // begun again
+			l.missing = nil
+		}
+		if nb > sb && (nb != l.newest || len(l.missing) == 0) {
+			l.missing = append(l.missing, missing{nb, time.Now()})
+		}
+		l.newest = nb
+		l.missing = slices.DeleteFunc(l.missing, func(m missing) bool { return m.n <= sb })
+		if len(l.missing) > 1000 { // the oldest counts
+			l.missing = slices.Delete(l.missing, 1, 500)
+		}
+		l.mu.Unlock()
 	}
-	var sb *sbrow.SBGlobal
-	for _, r := range c.sb.State().All("SB_Global") {
-		sb = r.(*sbrow.SBGlobal)
+}
+
+// now says how many changes are missing, and since when the oldest is.
+func (l *lag) now() (int, time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.missing) == 0 {
+		return 0, 0
 	}
-	if nb == nil || sb == nil || nb.NbCfg <= sb.NbCfg {
-		return 0, time.Time{}
-	}
-	since := time.Now()
-	if nb.NbCfgTimestamp > 0 {
-		since = time.UnixMilli(int64(nb.NbCfgTimestamp))
-	} else if nb.SbCfgTimestamp > 0 {
-		since = time.UnixMilli(int64(nb.SbCfgTimestamp))
-	}
-	return nb.NbCfg - sb.NbCfg, since
+	return l.newest - l.missing[0].n + 1, time.Since(l.missing[0].seen)
 }
 
 // north is the Northbound client, or why there is none.

@@ -2,7 +2,9 @@ package ovn
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"time"
 
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/internal/ovsdb"
@@ -24,6 +26,9 @@ type Target interface {
 	Plan(ctx context.Context, part vnet.Part, f func(tx *Tx) error) (vnet.Plan, error)
 }
 
+// errSouth ends a function that looks into a Southbound which is not known.
+var errSouth = errors.New("the Southbound is not known")
+
 var (
 	_ Target = (*Conn)(nil)
 	_ Target = (*Batch)(nil)
@@ -31,11 +36,10 @@ var (
 
 // Submit carries f out as one transaction and waits as the caller asked ([WithWait]).
 func (c *Conn) Submit(ctx context.Context, part vnet.Part, f func(tx *Tx) error) error {
-	_, err := c.commit(ctx, func(x *ovsdb.Tx) error {
-		_, err := c.run(x, part, f)
+	return c.commit(ctx, func(ctx context.Context, x *ovsdb.Tx) error {
+		_, err := c.run(ctx, x, part, f)
 		return err
 	})
-	return err
 }
 
 // Plan says what Submit would do.
@@ -50,34 +54,42 @@ func (c *Conn) Plan(ctx context.Context, part vnet.Part, f func(tx *Tx) error) (
 	if err != nil {
 		return vnet.Plan{}, err
 	}
-	return c.run(s.Begin(), part, f)
+	return c.run(ctx, s.Begin(), part, f)
 }
 
 // run calls f over x and returns the changes it told of. On an error x is as
-// it was.
-func (c *Conn) run(x *ovsdb.Tx, part vnet.Part, f func(tx *Tx) error) (vnet.Plan, error) {
-	tx := &Tx{v: View{c: c, nb: x}, x: x, part: part}
-	if c.sb != nil {
-		tx.v.sb = c.sb.State()
-	}
-	mark := x.Mark()
-	err := f(tx)
-	if tx.err != nil { // before what f made of it
-		err = tx.err
-	}
-	if err != nil {
+// it was. A function that looks into the Southbound waits until that is known.
+func (c *Conn) run(ctx context.Context, x *ovsdb.Tx, part vnet.Part, f func(tx *Tx) error) (vnet.Plan, error) {
+	for {
+		tx := &Tx{v: View{c: c, nb: x}, x: x, part: part}
+		if c.sb != nil && c.sb.Err() == nil {
+			tx.v.sb = c.sb.State()
+		}
+		mark := x.Mark()
+		err := f(tx)
+		if tx.err != nil { // before what f made of it
+			err = tx.err
+		}
+		if err == nil {
+			return tx.plan, nil
+		}
 		x.Rollback(mark)
-		return vnet.Plan{}, err
+		if !errors.Is(err, errSouth) {
+			return vnet.Plan{}, err
+		}
+		if _, err := c.sb.Ready(ctx); err != nil {
+			return vnet.Plan{}, err
+		}
 	}
-	return tx.plan, nil
 }
 
 // commit makes a transaction by build, commits it and waits for it.
-func (c *Conn) commit(ctx context.Context, build func(*ovsdb.Tx) error) (*ovsdb.Tx, error) {
+func (c *Conn) commit(ctx context.Context, build func(context.Context, *ovsdb.Tx) error) (err error) {
 	nb, err := c.north()
 	if err != nil {
-		return nil, err
+		return err
 	}
+	defer func(since time.Time) { c.metrics.submission(since, err) }(time.Now())
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
 	wait := c.waitOf(ctx)
@@ -85,11 +97,11 @@ func (c *Conn) commit(ctx context.Context, build func(*ovsdb.Tx) error) (*ovsdb.
 	if wait != WaitNone {
 		extra = c.number
 	}
-	x, results, err := nb.Commit(ctx, build, extra)
+	results, err := nb.Commit(ctx, func(x *ovsdb.Tx) error { return build(ctx, x) }, extra)
 	if err != nil || wait == WaitNone {
-		return x, err
+		return err
 	}
-	return x, c.await(ctx, wait, numberOf(results))
+	return c.await(ctx, wait, numberOf(results))
 }
 
 // Batch collects submissions. It may be used from several goroutines.
@@ -121,7 +133,9 @@ func (b *Batch) Submit(ctx context.Context, part vnet.Part, f func(tx *Tx) error
 	if err := b.begin(ctx); err != nil {
 		return err
 	}
-	p, err := b.c.run(b.x, part, f)
+	ctx, cancel := b.c.bound(ctx)
+	defer cancel()
+	p, err := b.c.run(ctx, b.x, part, f)
 	if err != nil {
 		return err
 	}
@@ -156,8 +170,10 @@ func (b *Batch) Plan(ctx context.Context, part vnet.Part, f func(tx *Tx) error) 
 	if err := b.begin(ctx); err != nil {
 		return vnet.Plan{}, err
 	}
+	ctx, cancel := b.c.bound(ctx)
+	defer cancel()
 	mark := b.x.Mark()
-	p, err := b.c.run(b.x, part, f)
+	p, err := b.c.run(ctx, b.x, part, f)
 	b.x.Rollback(mark)
 	return p, err
 }
@@ -180,20 +196,19 @@ func (b *Batch) Commit(ctx context.Context) error {
 	if len(parts) == 0 {
 		return nil
 	}
-	_, err := b.c.commit(ctx, func(fresh *ovsdb.Tx) error {
+	return b.c.commit(ctx, func(ctx context.Context, fresh *ovsdb.Tx) error {
 		if x != nil && fresh.Base() == x.Base() { // computed already
 			fresh.Take(x)
 			x = nil
 			return nil
 		}
 		for _, p := range parts {
-			if _, err := b.c.run(fresh, p.part, p.f); err != nil {
+			if _, err := b.c.run(ctx, fresh, p.part, p.f); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	return err
 }
 
 // Print returns the operations that Submit would send, one a line, as text for
@@ -210,7 +225,7 @@ func (c *Conn) Print(ctx context.Context, part vnet.Part, f func(tx *Tx) error) 
 		return "", err
 	}
 	x := s.Begin()
-	if _, err := c.run(x, part, f); err != nil {
+	if _, err := c.run(ctx, x, part, f); err != nil {
 		return "", err
 	}
 	return ovsdb.Print(x.Ops()), nil

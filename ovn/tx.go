@@ -9,6 +9,7 @@ import (
 
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/internal/ovsdb"
+	"github.com/vnet-go/vnet/internal/sbrow"
 )
 
 // reading is a state of a database, or one with changes over it.
@@ -47,8 +48,21 @@ func source[T any](r Reader) (reading, string) {
 			return v.sb, name
 		}
 	}
+	if tx, is := r.(*Tx); is {
+		switch {
+		case typ.PkgPath() != southRows:
+			tx.Fail(fmt.Errorf("no table of this handle has rows of type %s", typ))
+		case v.c.sb == nil:
+			tx.Fail(&vnet.UnsupportedError{Feature: "looking into the Southbound", Backend: "this connection", Need: "Options.Southbound"})
+		default:
+			tx.Fail(errSouth)
+		}
+	}
 	return nil, ""
 }
+
+// southRows is the package of rows of the Southbound.
+var southRows = reflect.TypeFor[sbrow.Chassis]().PkgPath()
 
 // Find returns the row of a part for an object, or nil. T is a row type of
 // internal/nbrow.
@@ -486,14 +500,14 @@ func memberDiff(column string, a, b reflect.Value) []string {
 		return nil
 	}
 	var out []string
-	was, now := list(a), list(b)
+	was, now := list(a), list(b) // sorted
 	for _, s := range now {
-		if !slices.Contains(was, s) {
+		if _, in := slices.BinarySearch(was, s); !in {
 			out = append(out, column+": +"+s)
 		}
 	}
 	for _, s := range was {
-		if !slices.Contains(now, s) {
+		if _, in := slices.BinarySearch(now, s); !in {
 			out = append(out, column+": -"+s)
 		}
 	}

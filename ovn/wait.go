@@ -51,9 +51,6 @@ func (c *Conn) waitOf(ctx context.Context) Wait {
 	return c.o.Wait
 }
 
-// maxCfg is where nb_cfg begins again at 0, long before the column overflows.
-const maxCfg = 1 << 60
-
 // number gives the transaction a number: it increments nb_cfg and asks for the
 // new value. The other operations of the transaction keep it from being empty.
 func (c *Conn) number() []ovsdb.Operation {
@@ -64,7 +61,7 @@ func (c *Conn) number() []ovsdb.Operation {
 	if g == nil {
 		return nil
 	}
-	return ovsdb.Increment("NB_Global", g.UUID, "nb_cfg", g.NbCfg > maxCfg)
+	return ovsdb.Increment("NB_Global", g.UUID, "nb_cfg")
 }
 
 // numberOf is the number that the server gave; 0 for none.

@@ -36,7 +36,10 @@ type Options struct {
 	// Patience is for how long a leader is looked for before a follower will do,
 	// where several endpoints are known. Default 5 s.
 	Patience time.Duration
-	Logger   *slog.Logger
+	// AnyMember takes any server of a cluster that is connected to it, at random,
+	// where only reading is done.
+	AnyMember bool
+	Logger    *slog.Logger
 }
 
 // Endpoint is where a server listens.
@@ -107,6 +110,21 @@ type Client struct {
 	oldest   bool   // the server knows no monitor_cond_since
 	reset    bool   // load everything anew
 	closed   bool
+
+	stats struct{ connects, transactions, operations, races atomic.Uint64 }
+}
+
+// Stats are counts since the client was made.
+type Stats struct {
+	Connects     uint64 // times that the contents were loaded, or what is new of them
+	Transactions uint64 // sent
+	Operations   uint64 // in them
+	Races        uint64 // transactions refused because another writer was faster
+}
+
+// Stats returns the counts.
+func (c *Client) Stats() Stats {
+	return Stats{c.stats.connects.Load(), c.stats.transactions.Load(), c.stats.operations.Load(), c.stats.races.Load()}
 }
 
 type watcher struct {
@@ -336,7 +354,13 @@ func (c *Client) supervise(ctx context.Context) {
 		sawFollower, served := false, false
 		// Followers of a leader that has just died do not know it yet.
 		follower := !leaderless.IsZero() && (len(c.endpoints) == 1 || time.Since(leaderless) > c.o.Patience)
-		for _, e := range c.endpoints {
+		endpoints := c.endpoints
+		if c.o.AnyMember {
+			follower = true
+			endpoints = slices.Clone(endpoints)
+			rand.Shuffle(len(endpoints), func(i, j int) { endpoints[i], endpoints[j] = endpoints[j], endpoints[i] })
+		}
+		for _, e := range endpoints {
 			if ctx.Err() != nil {
 				return
 			}
@@ -471,13 +495,14 @@ func (c *Client) serve(ctx context.Context, e Endpoint, follower bool) error {
 		return err
 	}
 	c.mu.Lock()
-	c.sess, c.endpoint, c.follower, c.err = s, e, member.isFollower(), nil
+	c.sess, c.endpoint, c.follower, c.err = s, e, member.isFollower() && !c.o.AnyMember, nil
 	c.settle()
 	c.changed(nil)
 	c.mu.Unlock()
+	c.stats.connects.Add(1)
 	c.o.Logger.Debug("connected", "database", db, "endpoint", e.String(), "schema", sc.version, "follower", member.isFollower())
 
-	if member.isFollower() && len(c.endpoints) > 1 {
+	if member.isFollower() && len(c.endpoints) > 1 && !c.o.AnyMember {
 		go c.lookForLeader(ctx, s, e)
 	}
 	<-s.done
@@ -772,6 +797,8 @@ func (c *Client) Transact(ctx context.Context, ops []Operation) ([]Result, error
 	for _, o := range ops {
 		params = append(params, o)
 	}
+	c.stats.transactions.Add(1)
+	c.stats.operations.Add(uint64(len(ops)))
 	raw, err := s.call(ctx, "transact", params, nil)
 	switch {
 	case err == nil:

@@ -80,7 +80,7 @@ func TestReadYourWrites(t *testing.T) {
 	srv := ovsdbtest.New(t, ovsdbtest.NB)
 	c := open(t, nil, srv.Endpoint())
 	for i := range 50 {
-		_, _, err := c.Commit(ctx(t), addSwitch(i, fmt.Sprint("s", i)), nil)
+		_, err := c.Commit(ctx(t), addSwitch(i, fmt.Sprint("s", i)), nil)
 		require.NoError(t, err)
 		require.NotNil(t, c.State().Row("Logical_Switch", id(i)), "in the state when Commit returns")
 		require.Len(t, c.State().Lookup("Logical_Switch", "name", fmt.Sprint("s", i)), 1)
@@ -99,7 +99,7 @@ func TestEveryKindOfColumn(t *testing.T) {
 	c := open(t, nil, srv.Endpoint())
 	step := func(f func(x *Tx) error) {
 		t.Helper()
-		_, _, err := c.Commit(ctx(t), f, nil)
+		_, err := c.Commit(ctx(t), f, nil)
 		require.NoError(t, err)
 		d := open(t, nil, srv.Endpoint())
 		s, err := d.Ready(ctx(t))
@@ -156,7 +156,7 @@ func TestEveryKindOfColumn(t *testing.T) {
 func TestReconnect(t *testing.T) {
 	srv := ovsdbtest.New(t, ovsdbtest.NB)
 	c := open(t, quick(), srv.Endpoint())
-	_, _, err := c.Commit(ctx(t), addSwitch(1, "one"), nil)
+	_, err := c.Commit(ctx(t), addSwitch(1, "one"), nil)
 	require.NoError(t, err)
 	for i := range 3 {
 		srv.Kill()
@@ -164,7 +164,7 @@ func TestReconnect(t *testing.T) {
 		require.ErrorIs(t, c.Err(), vnet.ErrNotReady)
 		require.NotZero(t, c.Status().Lost)
 		done := make(chan error, 1)
-		go func() { _, _, err := c.Commit(ctx(t), addSwitch(10+i, fmt.Sprint("during", i)), nil); done <- err }()
+		go func() { _, err := c.Commit(ctx(t), addSwitch(10+i, fmt.Sprint("during", i)), nil); done <- err }()
 		srv.Start()
 		require.NoError(t, <-done, "asked for during the break, done after it")
 	}
@@ -178,7 +178,7 @@ func TestReconnect(t *testing.T) {
 func TestAnotherDatabase(t *testing.T) {
 	srv := ovsdbtest.New(t, ovsdbtest.NB)
 	c := open(t, quick(), srv.Endpoint())
-	_, _, err := c.Commit(ctx(t), addSwitch(1, "old"), nil)
+	_, err := c.Commit(ctx(t), addSwitch(1, "old"), nil)
 	require.NoError(t, err)
 	srv.Kill()
 	require.NoError(t, os.Remove(filepath.Join(srv.Dir, "db")))
@@ -189,11 +189,11 @@ func TestAnotherDatabase(t *testing.T) {
 	require.ErrorContains(t, c.Err(), "NB_Global")
 	short, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	_, _, err = c.Commit(short, addSwitch(2, "new"), nil)
+	_, err = c.Commit(short, addSwitch(2, "new"), nil)
 	require.ErrorIs(t, err, vnet.ErrNotReady)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	srv.Transact(`["OVN_Northbound",{"op":"insert","table":"NB_Global","row":{}}]`)
-	_, _, err = c.Commit(ctx(t), addSwitch(2, "new"), nil)
+	_, err = c.Commit(ctx(t), addSwitch(2, "new"), nil)
 	require.NoError(t, err)
 }
 
@@ -232,12 +232,12 @@ func TestOlderServer(t *testing.T) {
 	require.False(t, s.Has("Logical_Switch_Port", "tag_request"))
 	require.False(t, s.Has("Logical_Switch_Port", "enabled"))
 	require.True(t, s.Has("Logical_Switch_Port", "addresses"))
-	_, _, err = c.Commit(ctx(t), func(x *Tx) error {
+	_, err = c.Commit(ctx(t), func(x *Tx) error {
 		return errors.Join(x.Put(&nbrow.LogicalSwitchPort{UUID: id(2), Name: "p", TagRequest: new(5), Enabled: new(true)}),
 			x.Put(&nbrow.LogicalSwitch{UUID: id(1), Name: "s", Ports: []string{id(2)}}))
 	}, nil)
 	require.NoError(t, err, "columns that are not there are not written")
-	_, _, err = c.Commit(ctx(t), func(x *Tx) error { return x.Put(&nbrow.AddressSet{UUID: id(3), Name: "x"}) }, nil)
+	_, err = c.Commit(ctx(t), func(x *Tx) error { return x.Put(&nbrow.AddressSet{UUID: id(3), Name: "x"}) }, nil)
 	require.ErrorIs(t, err, vnet.ErrUnsupported)
 	require.ErrorContains(t, err, "Address_Set")
 	// Upgraded while we are connected.
@@ -247,7 +247,7 @@ func TestOlderServer(t *testing.T) {
 	lab.Eventually(t, time.Minute, "the new schema is seen", func() bool {
 		return c.Err() == nil && c.State().Has("Address_Set", "") && c.State().Has("Logical_Switch_Port", "tag_request")
 	})
-	_, _, err = c.Commit(ctx(t), func(x *Tx) error { return x.Put(&nbrow.AddressSet{UUID: id(3), Name: "x"}) }, nil)
+	_, err = c.Commit(ctx(t), func(x *Tx) error { return x.Put(&nbrow.AddressSet{UUID: id(3), Name: "x"}) }, nil)
 	require.NoError(t, err)
 	require.NotNil(t, c.State().Row("Logical_Switch_Port", id(2)))
 }
@@ -260,7 +260,7 @@ func TestNewerServer(t *testing.T) {
 	})
 	srv := ovsdbtest.New(t, newer)
 	c := open(t, nil, srv.Endpoint())
-	_, _, err := c.Commit(ctx(t), func(x *Tx) error {
+	_, err := c.Commit(ctx(t), func(x *Tx) error {
 		return errors.Join(x.Put(&nbrow.LogicalSwitchPort{UUID: id(2), Name: "p"}), x.Put(&nbrow.LogicalSwitch{UUID: id(1), Name: "s", Ports: []string{id(2)}}))
 	}, nil)
 	require.NoError(t, err)
@@ -269,7 +269,7 @@ func TestNewerServer(t *testing.T) {
 	lab.Eventually(t, time.Minute, "the rest of the row is seen", func() bool {
 		return c.State().Row("Logical_Switch_Port", id(2)).(*nbrow.LogicalSwitchPort).Type == "router"
 	})
-	_, _, err = c.Commit(ctx(t), func(x *Tx) error {
+	_, err = c.Commit(ctx(t), func(x *Tx) error {
 		p := *x.Row("Logical_Switch_Port", id(2)).(*nbrow.LogicalSwitchPort)
 		p.Type = ""
 		return x.Put(&p)
@@ -319,7 +319,7 @@ func TestSilentServer(t *testing.T) {
 	short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	began := time.Now()
-	_, _, err := c.Commit(short, addSwitch(1, "x"), nil)
+	_, err := c.Commit(short, addSwitch(1, "x"), nil)
 	require.ErrorIs(t, err, vnet.ErrNotReady)
 	require.ErrorContains(t, err, "OVN_Northbound")
 	require.Less(t, time.Since(began), 5*time.Second)
@@ -341,12 +341,12 @@ func TestFrozenServer(t *testing.T) {
 	srv.Freeze()
 	short, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	_, _, err = c.Commit(short, addSwitch(1, "x"), nil)
+	_, err = c.Commit(short, addSwitch(1, "x"), nil)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.ErrorContains(t, err, "unknown")
 	lab.Eventually(t, time.Minute, "the silence is noticed", func() bool { return c.Err() != nil })
 	srv.Thaw()
-	_, _, err = c.Commit(ctx(t), addSwitch(2, "y"), nil)
+	_, err = c.Commit(ctx(t), addSwitch(2, "y"), nil)
 	require.NoError(t, err)
 }
 
@@ -418,7 +418,7 @@ func TestCancelEndsCalls(t *testing.T) {
 	srv.Freeze()
 	defer srv.Thaw()
 	for _, f := range []func(context.Context) error{
-		func(ctx context.Context) error { _, _, err := c.Commit(ctx, addSwitch(1, "x"), nil); return err },
+		func(ctx context.Context) error { _, err := c.Commit(ctx, addSwitch(1, "x"), nil); return err },
 		func(ctx context.Context) error { return c.Wait(ctx, func(*State) bool { return false }) },
 		func(ctx context.Context) error { _, err := c.Transact(ctx, nil); return err },
 	} {
@@ -447,7 +447,7 @@ func TestCloseEndsEverything(t *testing.T) {
 		go func() { done <- c.Wait(t.Context(), func(*State) bool { return false }) }()
 		c.Close()
 		require.ErrorIs(t, <-done, vnet.ErrNotReady)
-		_, _, err = c.Commit(t.Context(), addSwitch(1, "x"), nil)
+		_, err = c.Commit(t.Context(), addSwitch(1, "x"), nil)
 		require.ErrorIs(t, err, vnet.ErrNotReady)
 	}
 	lab.Eventually(t, time.Minute, "its goroutines are gone", func() bool { return runtime.NumGoroutine() <= before+1 })
@@ -465,7 +465,7 @@ func TestWriters(t *testing.T) {
 		c := open(t, nil, srv.Endpoint())
 		wg.Go(func() {
 			for i := range objects {
-				_, _, err := c.Commit(ctx(t), func(x *Tx) error {
+				_, err := c.Commit(ctx(t), func(x *Tx) error {
 					var e []error
 					if x.Row("Logical_Switch", id(1)) == nil {
 						e = append(e, x.Put(&nbrow.LogicalSwitch{UUID: id(1), Name: "s"}))
@@ -508,7 +508,7 @@ func TestLostUpdate(t *testing.T) {
 		c := open(t, nil, srv.Endpoint())
 		wg.Go(func() {
 			for range 30 {
-				_, _, err := c.Commit(ctx(t), func(x *Tx) error {
+				_, err := c.Commit(ctx(t), func(x *Tx) error {
 					n := nbrow.DHCPOptions{UUID: id(1), Cidr: "1", Options: map[string]string{"n": "x"}}
 					if was, ok := x.Row("DHCP_Options", id(1)).(*nbrow.DHCPOptions); ok {
 						n.Cidr, n.Options = was.Cidr, map[string]string{"n": was.Options["n"] + "x"}
@@ -537,7 +537,7 @@ func TestRefusals(t *testing.T) {
 	srv := ovsdbtest.New(t, ovsdbtest.NB)
 	c := open(t, nil, srv.Endpoint())
 	put := func(rows ...any) error {
-		_, _, err := c.Commit(ctx(t), func(x *Tx) error {
+		_, err := c.Commit(ctx(t), func(x *Tx) error {
 			var e []error
 			for _, r := range rows {
 				e = append(e, x.Put(r))
@@ -564,7 +564,7 @@ func TestRaft(t *testing.T) {
 		endpoints = append(endpoints, s.Endpoint())
 	}
 	c := open(t, quick(), strings.Join(endpoints, ","))
-	_, _, err := c.Commit(ctx(t), addSwitch(1, "one"), nil)
+	_, err := c.Commit(ctx(t), addSwitch(1, "one"), nil)
 	require.NoError(t, err)
 	leader := ovsdbtest.Leader(t, all, db)
 	require.Equal(t, leader.Endpoint(), c.Status().Endpoint.String(), "the leader is found")
@@ -578,7 +578,7 @@ func TestRaft(t *testing.T) {
 		}
 	}
 	f := open(t, quick(), other.Endpoint())
-	_, _, err = f.Commit(ctx(t), addSwitch(2, "two"), nil)
+	_, err = f.Commit(ctx(t), addSwitch(2, "two"), nil)
 	require.NoError(t, err)
 	require.True(t, f.Status().Follower)
 	require.NotNil(t, f.State().Row("Logical_Switch", id(2)))
@@ -596,7 +596,7 @@ func TestRaft(t *testing.T) {
 				return
 			default:
 			}
-			if _, _, err := c.Commit(ctx(t), addSwitch(100+i, fmt.Sprint("w", i)), nil); err != nil {
+			if _, err := c.Commit(ctx(t), addSwitch(100+i, fmt.Sprint("w", i)), nil); err != nil {
 				result <- err
 				return
 			}

@@ -32,12 +32,10 @@ func Print(ops []Operation) string {
 	return strings.NewReplacer(`\u0026`, "&", `\u003c`, "<", `\u003e`, ">").Replace(b.String())
 }
 
-// Increment adds 1 to an integer column, or sets it to 1 when it is to begin
-// again, and selects it.
-func Increment(table, uuid, column string, again bool) []Operation {
-	inc := Operation{Op: "mutate", Table: table, Where: byUUID(uuid), Mutations: []ovsdb.Mutation{*ovsdb.NewMutation(column, ovsdb.MutateOperationAdd, 1)}}
-	if again {
-		inc = Operation{Op: "update", Table: table, Where: byUUID(uuid), Row: ovsdb.Row{column: 1}}
+// Increment adds 1 to an integer column and selects it.
+func Increment(table, uuid, column string) []Operation {
+	return []Operation{
+		{Op: "mutate", Table: table, Where: byUUID(uuid), Mutations: []ovsdb.Mutation{*ovsdb.NewMutation(column, ovsdb.MutateOperationAdd, 1)}},
+		{Op: "select", Table: table, Where: byUUID(uuid), Columns: []string{column}},
 	}
-	return []Operation{inc, {Op: "select", Table: table, Where: byUUID(uuid), Columns: []string{column}}}
 }

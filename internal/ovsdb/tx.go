@@ -448,9 +448,6 @@ func (x *Tx) Guard(table, uuid string, columns ...string) error {
 	return nil
 }
 
-// Empty reports whether nothing would be written.
-func (x *Tx) Empty() bool { return len(x.Ops()) == 0 }
-
 // Ops are the operations that make the changes: waits, then the rest in the
 // order in which rows were first touched. None when nothing differs.
 func (x *Tx) Ops() []Operation {
@@ -620,22 +617,22 @@ const attempts = 12
 // Commit computes a transaction by build over the newest complete state, and
 // commits it; when another writer was faster, or the connection was lost, it
 // is computed anew. extra, if not nil, adds operations to one that is not
-// empty. It returns the transaction and the results of the extra operations;
-// none when there was nothing to write.
-func (c *Client) Commit(ctx context.Context, build func(*Tx) error, extra func() []Operation) (x *Tx, results []Result, err error) {
+// empty. It returns the results of the extra operations; none when there was
+// nothing to write.
+func (c *Client) Commit(ctx context.Context, build func(*Tx) error, extra func() []Operation) ([]Result, error) {
 	races := 0
 	for {
 		s, err := c.Ready(ctx)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		x := s.Begin()
 		if err := build(x); err != nil {
-			return x, nil, err
+			return nil, err
 		}
 		ops := x.Ops()
 		if len(ops) == 0 {
-			return x, nil, nil
+			return nil, nil
 		}
 		own := len(ops)
 		if extra != nil {
@@ -643,33 +640,34 @@ func (c *Client) Commit(ctx context.Context, build func(*Tx) error, extra func()
 		}
 		res, err := c.Transact(ctx, ops)
 		if err == nil {
-			return x, res[own:], nil
+			return res[own:], nil
 		}
 		if ctx.Err() != nil {
-			return x, nil, fmt.Errorf("transaction on %s: whether it was done is unknown: %w", c.Database(), ctx.Err())
+			return nil, fmt.Errorf("transaction on %s: whether it was done is unknown: %w", c.Database(), ctx.Err())
 		}
 		var te *TransactError
 		switch {
 		case errors.As(err, &te) && te.Race():
+			c.stats.races.Add(1)
 			if races++; races >= attempts {
-				return x, nil, c.refused(te, ops)
+				return nil, c.refused(te, ops)
 			}
 			// The other's change is on its way here; or the refusal is no race.
 			if err := c.newer(ctx, s.Version, time.Duration(races)*20*time.Millisecond); err != nil {
-				return x, nil, err
+				return nil, err
 			}
 			if c.State().Version == s.Version && races >= 3 {
-				return x, nil, c.refused(te, ops)
+				return nil, c.refused(te, ops)
 			}
 		case errors.As(err, &te) && te.Temporary(), Lost(err), errors.Is(err, vnet.ErrNotReady):
 			// Until the connection is there again, or a leader.
 			if err := c.newer(ctx, s.Version, 100*time.Millisecond); err != nil {
-				return x, nil, err
+				return nil, err
 			}
 		case errors.As(err, &te):
-			return x, nil, c.refused(te, ops)
+			return nil, c.refused(te, ops)
 		default:
-			return x, nil, err
+			return nil, err
 		}
 	}
 }
