@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os/exec"
 	"testing"
 	"time"
 
@@ -21,6 +20,7 @@ import (
 func TestChassisRows(t *testing.T) {
 	s := ovsdbtest.New(t, ovsdbtest.VSwitch)
 	l := lab.New(t)
+	lab.Need(t, "ethtool", "ovs-vsctl")
 	host, vm := l.NS("host"), l.NS("vm")
 	vsctl := func(args ...string) string {
 		return s.Run("ovs-vsctl", append([]string{"--no-wait", "--db=" + s.Endpoint()}, args...)...)
@@ -131,7 +131,19 @@ func TestChassisRows(t *testing.T) {
 	all, err = blue.Plugged(ctx)
 	require.NoError(t, err)
 	require.Len(t, all, 1, "blue's is still there")
-	require.NoError(t, blue.Unplug(ctx, vnet.PartMetadata, "p1"))
-	_, err = exec.LookPath("ethtool")
+	// What a killed process has left: a device and no rows.
+	_, err = red.Plug(ctx, veth)
 	require.NoError(t, err)
+	vsctl("del-port", p.Device)
+	lab.Eventually(t, time.Minute, "it is seen to be gone", func() bool { all, _ := red.Plugged(ctx); return len(all) == 0 })
+	_, err = red.Plug(ctx, existing)
+	require.NoError(t, err)
+	require.NoError(t, red.Cleanup(ctx))
+	require.NotContains(t, links(host), p.Device)
+	require.Contains(t, links(host), "tap9")
+	require.NotContains(t, vsctl("list-ports", "br-ovn"), "tap9")
+	all, err = blue.Plugged(ctx)
+	require.NoError(t, err)
+	require.Len(t, all, 1)
+	require.NoError(t, blue.Unplug(ctx, vnet.PartMetadata, "p1"))
 }

@@ -131,14 +131,19 @@ func Dial(ctx context.Context, owner vnet.Owner, northbound []string, o *Options
 	return c, nil
 }
 
+// northTables are the tables in which backends make rows.
+var northTables = []string{
+	"Logical_Switch", "Logical_Switch_Port", "Logical_Router", "Logical_Router_Port",
+	"Logical_Router_Static_Route", "Logical_Router_Policy", "NAT", "Load_Balancer", "Load_Balancer_Health_Check",
+	"Port_Group", "Address_Set", "ACL", "DHCP_Options", "DNS", "Gateway_Chassis", "HA_Chassis",
+	"HA_Chassis_Group", "BFD", "Meter", "Meter_Band", "QoS",
+}
+
 func northSpec() (ovsdb.Spec, error) {
 	m, err := nbrow.FullDatabaseModel()
 	return ovsdb.Spec{
-		Model: m,
-		Tables: []string{"NB_Global", "Logical_Switch", "Logical_Switch_Port", "Logical_Router", "Logical_Router_Port",
-			"Logical_Router_Static_Route", "Logical_Router_Policy", "NAT", "Load_Balancer", "Load_Balancer_Health_Check",
-			"Port_Group", "Address_Set", "ACL", "DHCP_Options", "DNS", "Gateway_Chassis", "HA_Chassis", "HA_Chassis_Group",
-			"BFD", "Meter", "Meter_Band", "QoS"},
+		Model:    m,
+		Tables:   append([]string{"NB_Global"}, northTables...),
 		Sentinel: "NB_Global",
 		Index: map[string][]string{"Logical_Switch": {"name"}, "Logical_Switch_Port": {"name"}, "Logical_Router": {"name"},
 			"Logical_Router_Port": {"name"}, "Port_Group": {"name"}, "Address_Set": {"name"}, "HA_Chassis_Group": {"name"},

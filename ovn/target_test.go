@@ -2,18 +2,23 @@ package ovn_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/internal/nbrow"
 	"github.com/vnet-go/vnet/internal/ovsdb/ovsdbtest"
+	"github.com/vnet-go/vnet/internal/sbrow"
 	"github.com/vnet-go/vnet/ovn"
 )
 
@@ -364,4 +369,124 @@ func TestDialNamesWhatIsWrong(t *testing.T) {
 	require.ErrorIs(t, c.Submit(t.Context(), vnet.PartOverlay, ensureNetwork("n1")), vnet.ErrNotReady)
 	_, err = c.Plan(t.Context(), vnet.PartOverlay, ensureNetwork("n1"))
 	require.ErrorIs(t, err, vnet.ErrNotReady)
+}
+
+func TestCleanup(t *testing.T) {
+	s := ovsdbtest.New(t, ovsdbtest.NB)
+	red, blue := dial(t, "red", nil, s.Endpoint()), dial(t, "blue", nil, s.Endpoint())
+	ctx := t.Context()
+	for _, c := range []*ovn.Conn{red, blue} {
+		b := c.Batch()
+		require.NoError(t, b.Submit(ctx, vnet.PartOverlay, ensureNetwork("n1", "p1", "p2")))
+		require.NoError(t, b.Submit(ctx, vnet.PartDHCP, ensureOptions("p1", "10.0.0.0/24")))
+		require.NoError(t, b.Submit(ctx, vnet.PartSecGroup, ensureGroup("g1", "p1")))
+		require.NoError(t, b.Commit(ctx))
+	}
+	before := s.Run("ovsdb-client", "dump", s.Endpoint(), "OVN_Northbound")
+	require.NoError(t, red.Cleanup(ctx))
+	after := s.Run("ovsdb-client", "dump", s.Endpoint(), "OVN_Northbound")
+	require.NotContains(t, after, "red")
+	require.Equal(t, strings.Count(before, "blue"), strings.Count(after, "blue"))
+	require.NoError(t, red.Cleanup(ctx), "nothing")
+}
+
+func TestMetrics(t *testing.T) {
+	s := ovsdbtest.New(t, ovsdbtest.NB)
+	reg := prometheus.NewRegistry()
+	c, err := ovn.Dial(t.Context(), "red", []string{s.Endpoint()}, &ovn.Options{Metrics: reg})
+	require.NoError(t, err)
+	_, err = ovn.Dial(t.Context(), "red", []string{s.Endpoint()}, &ovn.Options{Metrics: reg})
+	require.Error(t, err, "the same twice")
+	require.NoError(t, c.Submit(t.Context(), vnet.PartOverlay, ensureNetwork("n1")))
+	value := func(name string) float64 {
+		all, err := reg.Gather()
+		require.NoError(t, err)
+		for _, f := range all {
+			if f.GetName() == name {
+				m := f.GetMetric()[0]
+				return m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+		t.Fatal(name)
+		return 0
+	}
+	require.EqualValues(t, 1, value("vnet_ovn_submissions_total"))
+	require.EqualValues(t, 1, value("vnet_ovn_transactions_total"))
+	require.EqualValues(t, 1, value("vnet_ovn_operations_total"))
+	require.EqualValues(t, 1, value("vnet_ovn_complete"))
+	require.NoError(t, c.Close())
+	all, err := reg.Gather()
+	require.NoError(t, err)
+	require.Empty(t, all)
+}
+
+// TestSouthboundNotKnown: what looks into the Southbound waits for it.
+func TestSouthboundNotKnown(t *testing.T) {
+	nb, sb := ovsdbtest.New(t, ovsdbtest.NB), ovsdbtest.New(t, ovsdbtest.SB)
+	chassis(sb, "one")
+	sb.Kill()
+	c := dial(t, "red", &ovn.Options{Lazy: true, Southbound: []string{sb.Endpoint()}}, nb.Endpoint())
+	looks := func(tx *ovn.Tx) error {
+		n := 0
+		for range ovn.All[sbrow.Chassis](tx) {
+			n++
+		}
+		ovn.Ensure(tx, "network", fmt.Sprint("with", n), &nbrow.LogicalSwitch{Name: "x"})
+		return nil
+	}
+	require.NoError(t, c.Submit(t.Context(), vnet.PartOverlay, ensureNetwork("n1")), "one that does not look")
+	short, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	err := c.Submit(short, vnet.PartOverlay, looks)
+	require.ErrorIs(t, err, vnet.ErrNotReady)
+	require.ErrorContains(t, err, "OVN_Southbound")
+	done := make(chan error, 1)
+	go func() { done <- c.Submit(t.Context(), vnet.PartOverlay, looks) }()
+	sb.Start()
+	require.NoError(t, <-done)
+	v := view(t, c)
+	require.Nil(t, ovn.Find[nbrow.LogicalSwitch](v, vnet.PartOverlay, "network", "with0"))
+	require.NotNil(t, ovn.Find[nbrow.LogicalSwitch](v, vnet.PartOverlay, "network", "with1"))
+	d := dial(t, "red", nil, nb.Endpoint())
+	require.ErrorIs(t, d.Submit(t.Context(), vnet.PartOverlay, looks), vnet.ErrUnsupported)
+}
+
+// TestOlderNorthbound: a column that the server has not is left out, and
+// asked for by name.
+func TestOlderNorthbound(t *testing.T) {
+	b, err := os.ReadFile(ovsdbtest.NB)
+	require.NoError(t, err)
+	var schema map[string]any
+	require.NoError(t, json.Unmarshal(b, &schema))
+	delete(schema, "cksum")
+	tables := schema["tables"].(map[string]any)
+	delete(tables["Logical_Switch_Port"].(map[string]any)["columns"].(map[string]any), "enabled")
+	delete(tables, "BFD")
+	delete(tables["Logical_Router_Static_Route"].(map[string]any)["columns"].(map[string]any), "bfd")
+	old := filepath.Join(t.TempDir(), "schema")
+	b, _ = json.Marshal(schema)
+	require.NoError(t, os.WriteFile(old, b, 0o644))
+	s := ovsdbtest.New(t, old)
+	c := dial(t, "red", nil, s.Endpoint())
+	require.NoError(t, c.Need("ports", "Logical_Switch_Port", "name"))
+	err = c.Need("admin state of ports", "Logical_Switch_Port", "enabled")
+	require.ErrorIs(t, err, vnet.ErrUnsupported)
+	require.ErrorContains(t, err, "admin state of ports not supported by this OVN (needs column Logical_Switch_Port.enabled)")
+	port := func(tx *ovn.Tx) error {
+		sw := ovn.Ensure(tx, "network", "n", &nbrow.LogicalSwitch{Name: "x"})
+		p := ovn.Ensure(tx, "port", "p", &nbrow.LogicalSwitchPort{Name: "red/p", Enabled: new(true)})
+		tx.Hold(ovn.At[nbrow.LogicalSwitch](tx, sw.UUID), "ports", p.UUID)
+		tx.Record("port", "p", vnet.ImpactNone, p)
+		return nil
+	}
+	require.NoError(t, c.Submit(t.Context(), vnet.PartOverlay, port))
+	p, err := c.Plan(t.Context(), vnet.PartOverlay, port)
+	require.NoError(t, err)
+	require.True(t, p.Empty(), "and does not come up again and again: %s", p)
+	err = c.Submit(t.Context(), vnet.PartRouter, func(tx *ovn.Tx) error {
+		ovn.Ensure(tx, "bfd", "b", &nbrow.BFD{DstIP: "192.0.2.1", LogicalPort: "x"})
+		return nil
+	})
+	require.ErrorIs(t, err, vnet.ErrUnsupported)
+	require.ErrorContains(t, err, "table BFD")
 }
