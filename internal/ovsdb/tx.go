@@ -500,8 +500,8 @@ func (p *pending) ops() []Operation {
 		}
 		return []Operation{{Op: "insert", Table: p.t.name, UUID: p.uuid, Row: row}}
 	case p.now == nil:
-		if !p.t.root {
-			return nil
+		if !p.t.root && !p.refers() {
+			return nil // it goes when nothing holds it
 		}
 		return []Operation{{Op: "delete", Table: p.t.name, Where: byUUID(p.uuid)}}
 	}
@@ -543,6 +543,14 @@ func (p *pending) ops() []Operation {
 		ops = append(ops, Operation{Op: "mutate", Table: p.t.name, Where: byUUID(p.uuid), Mutations: ms})
 	}
 	return ops
+}
+
+// refers reports whether the row on the server holds others. Those that are
+// deleted in the same transaction are missed before garbage is collected
+// (ovsdb's transaction.c), so such a row is deleted by name.
+func (p *pending) refers() bool {
+	v := reflect.ValueOf(p.base).Elem()
+	return slices.ContainsFunc(p.t.columns, func(c *column) bool { return c.here && c.strong && !empty(v.Field(c.field)) })
 }
 
 // empty reports whether a field has the column's default, as far as any
