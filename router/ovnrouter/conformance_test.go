@@ -1,0 +1,237 @@
+package ovnrouter_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/vnet-go/vnet"
+	"github.com/vnet-go/vnet/internal/lab"
+	"github.com/vnet-go/vnet/internal/nbrow"
+	"github.com/vnet-go/vnet/overlay"
+	"github.com/vnet-go/vnet/ovn"
+	"github.com/vnet-go/vnet/router"
+	"github.com/vnet-go/vnet/router/ovnrouter"
+	"github.com/vnet-go/vnet/router/routertest"
+)
+
+var (
+	worlds  = flag.Int("worlds", 12, "how many random worlds")
+	packets = flag.Int("packets", 8, "how many packets in each at most")
+)
+
+// site is one OVN installation with two chassis on physical network "ex",
+// shared by the cases of a test.
+type site struct {
+	l  *lab.Lab
+	c  *lab.Central
+	hv []*lab.Chassis
+	n  atomic.Int32
+}
+
+func newSite(t testing.TB) *site {
+	l := lab.New(t)
+	s := &site{l: l, c: l.OVNCentral(nil)}
+	s.hv = l.Chassis(s.c, lab.ChassisOptions{Name: "hv1", Physical: []string{"ex"}}, lab.ChassisOptions{Name: "hv2", Physical: []string{"ex"}})
+	return s
+}
+
+func (s *site) dial(t testing.TB, owner vnet.Owner) *ovn.Conn {
+	c, err := ovn.Dial(t.Context(), owner, strings.Split(s.c.NBEndpoints(), ","), &ovn.Options{
+		Southbound: strings.Split(s.c.SBEndpoints(), ","), Wait: ovn.WaitHypervisors, Timeout: 60 * time.Second})
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// host is the installation for an owner of its own.
+func (s *site) host(t testing.TB) routertest.Host {
+	owner := vnet.Owner(s.l.Owner(fmt.Sprint("o", s.n.Add(1))))
+	c := s.dial(t, owner)
+	p := &pluggers{t: t, s: s, owner: owner, c: c}
+	t.Cleanup(func() {
+		ctx := context.Background()
+		for _, x := range p.on {
+			for _, d := range x.plugged {
+				if err := x.ch.Unplug(ctx, vnet.PartOverlay, d); err != nil {
+					t.Error(err)
+				}
+			}
+			x.ch.Close()
+		}
+		c := s.dial2(t, owner)
+		defer c.Close()
+		b, err := ovnrouter.New(c, nil)
+		if err == nil {
+			err = b.Sync(ctx, router.State{}, vnet.SyncOptions{Force: true})
+		}
+		if err == nil {
+			err = (&switches{c: c}).Sync(ctx, overlay.State{}, vnet.SyncOptions{Force: true})
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	reopen := func(t testing.TB) router.Backend {
+		b, err := ovnrouter.New(s.dial(t, owner), nil)
+		require.NoError(t, err)
+		return b
+	}
+	b, err := ovnrouter.New(c, nil)
+	require.NoError(t, err)
+	return routertest.Host{Overlay: &switches{c: c}, Plugger: p, Router: b, Reopen: reopen,
+		Writes:  func() int { return s.writes() },
+		Out:     overlay.Segment{Type: overlay.Flat, PhysicalNetwork: "ex"},
+		Station: s.station}
+}
+
+func (s *site) dial2(t testing.TB, owner vnet.Owner) *ovn.Conn {
+	c, err := ovn.Dial(context.Background(), owner, strings.Split(s.c.NBEndpoints(), ","), &ovn.Options{Wait: ovn.WaitHypervisors, Timeout: 60 * time.Second})
+	require.NoError(t, err)
+	return c
+}
+
+// writes is the number that the Northbound gave to the last transaction.
+func (s *site) writes() int {
+	var n int
+	fmt.Sscan(s.c.NBCtl("--bare", "--columns=nb_cfg", "list", "NB_Global"), &n)
+	return n
+}
+
+// station puts a machine on the wire of the physical network.
+func (s *site) station(t testing.TB, ns *lab.NS, p overlay.Port) {
+	wire := s.l.Wire("ex")
+	end := fmt.Sprint("st", s.n.Add(1))
+	s.l.Veth(wire, end, ns, "eth0")
+	wire.IP("link", "set", "dev", end, "master", "br")
+	ns.NoOffload("eth0")
+	ns.SetMAC("eth0", p.MAC)
+}
+
+// pluggers plugs one machine here and the next there.
+type pluggers struct {
+	t     testing.TB
+	s     *site
+	owner vnet.Owner
+	c     *ovn.Conn
+	on    []*plugger
+	n     int
+}
+
+type plugger struct {
+	ch      *ovn.Chassis
+	plugged []string
+}
+
+func (p *pluggers) Plug(ctx context.Context, a overlay.Attachment) (overlay.Device, error) {
+	if p.on == nil {
+		for _, hv := range p.s.hv {
+			ch, err := ovn.OpenChassis(ctx, p.owner, hv.Endpoint, &ovn.ChassisOptions{Netns: hv.Path})
+			require.NoError(p.t, err)
+			p.on = append(p.on, &plugger{ch: ch})
+		}
+	}
+	x := p.on[p.n%len(p.on)]
+	for _, o := range p.on {
+		if slices.Contains(o.plugged, a.PortID) {
+			x = o
+		}
+	}
+	v, err := p.c.View(ctx)
+	require.NoError(p.t, err)
+	port := ovn.Find[nbrow.LogicalSwitchPort](v, vnet.PartOverlay, "port", a.PortID)
+	require.NotNil(p.t, port, a.PortID)
+	d, err := x.ch.Plug(ctx, ovn.Plug{Part: vnet.PartOverlay, PortID: a.PortID, Kind: ovn.DeviceVeth, Name: a.Name, Netns: a.Netns,
+		MAC: vnet.MustParseMAC(strings.Fields(port.Addresses[0])[0])})
+	if err != nil {
+		return overlay.Device{}, err
+	}
+	if !slices.Contains(x.plugged, a.PortID) {
+		x.plugged = append(x.plugged, a.PortID)
+		p.n++
+	}
+	_, err = x.ch.WaitInstalled(ctx, vnet.PartOverlay, a.PortID)
+	return overlay.Device{Name: d.Device}, err
+}
+
+func (p *pluggers) Unplug(ctx context.Context, portID string) error { return nil }
+
+// switches is the networks and ports that the suite needs.
+type switches struct{ c *ovn.Conn }
+
+func (s *switches) EnsureNetwork(ctx context.Context, n overlay.Network) error {
+	return s.c.Submit(ctx, vnet.PartOverlay, func(tx *ovn.Tx) error { return s.network(tx, n) })
+}
+
+func (s *switches) network(tx *ovn.Tx, n overlay.Network) error {
+	sw := ovn.Ensure(tx, "network", n.ID, &nbrow.LogicalSwitch{Name: s.c.Name("network", n.ID)})
+	if n.Segment.Type == overlay.Flat {
+		l := ovn.Ensure(tx, "localnet", n.ID, &nbrow.LogicalSwitchPort{Name: s.c.Name("localnet", n.ID), Type: "localnet",
+			Addresses: []string{"unknown"}, Options: map[string]string{"network_name": n.Segment.PhysicalNetwork}})
+		tx.Hold(ovn.At[nbrow.LogicalSwitch](tx, sw.UUID), "ports", l.UUID)
+	}
+	return nil
+}
+
+func (s *switches) EnsurePort(ctx context.Context, p overlay.Port) error {
+	return s.c.Submit(ctx, vnet.PartOverlay, func(tx *ovn.Tx) error { return s.port(tx, p) })
+}
+
+func (s *switches) port(tx *ovn.Tx, p overlay.Port) error {
+	addrs := []string{p.MAC.String()}
+	for _, a := range p.FixedIPs {
+		addrs[0] += " " + a.String()
+	}
+	r := ovn.Ensure(tx, "port", p.ID, &nbrow.LogicalSwitchPort{Name: s.c.PortName(p.ID)})
+	row := ovn.At[nbrow.LogicalSwitchPort](tx, r.UUID)
+	tx.Hold(ovn.Find[nbrow.LogicalSwitch](tx, vnet.PartOverlay, "network", p.NetworkID), "ports", r.UUID)
+	tx.Members(row, "addresses", addrs, slices.DeleteFunc(slices.Clone(row.Addresses), func(s string) bool { return s == addrs[0] }))
+	return nil
+}
+
+func (s *switches) Sync(ctx context.Context, st overlay.State, o vnet.SyncOptions) error {
+	return s.c.Submit(ctx, vnet.PartOverlay, func(tx *ovn.Tx) error {
+		for _, n := range st.Networks {
+			if err := s.network(tx, n); err != nil {
+				return err
+			}
+		}
+		for _, p := range st.Ports {
+			if err := s.port(tx, p); err != nil {
+				return err
+			}
+		}
+		for m, row := range ovn.Own[nbrow.LogicalSwitchPort](tx, vnet.PartOverlay) {
+			if m.Kind == "port" && !slices.ContainsFunc(st.Ports, func(p overlay.Port) bool { return p.ID == m.ID }) {
+				tx.Delete(row)
+			}
+		}
+		for m, row := range ovn.Own[nbrow.LogicalSwitch](tx, vnet.PartOverlay) {
+			if !slices.ContainsFunc(st.Networks, func(n overlay.Network) bool { return n.ID == m.ID }) {
+				tx.Delete(row)
+			}
+		}
+		return nil
+	})
+}
+
+func (s *switches) DeleteNetwork(context.Context, string) error                  { return nil }
+func (s *switches) DeletePort(context.Context, string) error                     { return nil }
+func (s *switches) Plan(context.Context, overlay.State) (p vnet.Plan, err error) { return p, nil }
+func (s *switches) Health(ctx context.Context) vnet.Health                       { return s.c.Health(ctx) }
+func (s *switches) Features(context.Context) overlay.Features {
+	return overlay.Features{Segments: map[overlay.SegmentType]bool{overlay.Local: true, overlay.Flat: true}, Central: true}
+}
+
+func TestConformance(t *testing.T) {
+	s := newSite(t)
+	routertest.Run(t, routertest.Harness{Worlds: *worlds, Packets: *packets,
+		Make: func(t testing.TB) routertest.Host { return s.host(t) }})
+}

@@ -1,0 +1,2 @@
+// Package ovnrouter makes routers on OVN, through [ovn.Target].
+package ovnrouter
