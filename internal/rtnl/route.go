@@ -63,9 +63,9 @@ func fromRoute(r netlink.Route, names map[int]string, fam int) Route {
 	}
 	for i, hop := range r.MultiPath {
 		if i == 0 {
-			x.Via = fromIP(hop.Gw)
+			x.Via, x.Dev = fromIP(hop.Gw), names[hop.LinkIndex]
 		} else {
-			x.More = append(x.More, fromIP(hop.Gw))
+			x.More = append(x.More, Hop{fromIP(hop.Gw), names[hop.LinkIndex]})
 		}
 	}
 	return x
@@ -107,8 +107,16 @@ func (c *Conn) toRoute(r Route) (*netlink.Route, error) {
 	}
 	if len(r.More) > 0 {
 		x.Gw, x.LinkIndex = nil, 0
-		for _, via := range append([]netip.Addr{r.Via}, r.More...) {
-			x.MultiPath = append(x.MultiPath, &netlink.NexthopInfo{Gw: toIP(via)})
+		for _, hop := range append([]Hop{{r.Via, r.Dev}}, r.More...) {
+			n := &netlink.NexthopInfo{Gw: toIP(hop.Via)}
+			if hop.Dev != "" {
+				l, err := c.Link(hop.Dev)
+				if err != nil {
+					return nil, err
+				}
+				n.LinkIndex = l.Index
+			}
+			x.MultiPath = append(x.MultiPath, n)
 		}
 	}
 	return x, nil

@@ -120,8 +120,14 @@ type Route struct {
 	Scope    Scope
 	OnLink   bool // Via is taken to be on Dev without a route to it
 	// More are the further next hops of a multipath route, all with the same
-	// weight; Via is the first, and Dev is not used.
-	More []netip.Addr
+	// weight; Via and Dev are the first.
+	More []Hop
+}
+
+// Hop is a next hop, by a device; empty: the routes to Via decide.
+type Hop struct {
+	Via netip.Addr
+	Dev string
 }
 
 // Rule is a policy routing rule.
