@@ -55,7 +55,7 @@ type turn struct {
 }
 
 func drawTurn(t *rapid.T, e *env, packets int) turn {
-	x := turn{w: onOneHost(reachtest.World(t, reachtest.Want{Routers: true}), e.svc.Features(e.ctx))}
+	x := turn{w: e.here(reachtest.World(t, reachtest.Want{Routers: true}))}
 	x.packets = everyWay(x.w)
 	for range rapid.IntRange(1, packets).Draw(t, "packets") {
 		x.packets = append(x.packets, reachtest.Packet(t, x.w))
@@ -96,14 +96,17 @@ func everyWay(w reach.World) (out []reach.Packet) {
 	return out
 }
 
-// onOneHost makes a world one for a single host without a physical network, of
-// a backend with these features.
-func onOneHost(w reach.World, f router.Features) reach.World {
+// here makes a world one for this host and what its backend can do.
+func (e *env) here(w reach.World) reach.World {
+	f := e.svc.Features(e.ctx)
 	w.Overlay, w.Router = w.Overlay.Clone(), w.Router.Clone()
 	index := map[string]byte{}
 	for i := range w.Overlay.Networks {
 		n := &w.Overlay.Networks[i]
 		n.Segment = overlay.Segment{Type: overlay.Local}
+		if n.ID == reachtest.External && e.Out.Type != "" {
+			n.Segment = e.Out
+		}
 		index[n.ID] = byte(i)
 	}
 	// A machine with the same address on the same network has the same MAC in
@@ -116,7 +119,7 @@ func onOneHost(w reach.World, f router.Features) reach.World {
 	}
 	for i := range w.Stations {
 		s := &w.Stations[i]
-		s.MAC = mac(s.NetworkID, s.Addresses[0].Addr())
+		s.MAC = stationMAC(s.ID)
 	}
 	for i := range w.Router.Routers {
 		r := &w.Router.Routers[i]
@@ -164,6 +167,7 @@ func newArena(e *env) *arena {
 	if a.plugger == nil {
 		a.plugger = e.Overlay.(overlay.Plugger)
 	}
+	require.NoError(e.t, a.fabric.Sync(e.ctx, overlay.State{}, vnet.SyncOptions{Force: true})) // of other cases
 	l := lab.New(e.t)
 	ctx, cancel := context.WithCancel(context.Background())
 	var answering sync.WaitGroup
@@ -174,6 +178,10 @@ func newArena(e *env) *arena {
 		p.Sysctl("net/ipv6/conf/default/disable_ipv6", "1")
 		a.players[id] = p
 		p.rest(i)
+		if p.outside(e) { // for good
+			e.Station(e.t, p.NS, overlay.Port{ID: id, NetworkID: reachtest.External, MAC: stationMAC(id)})
+			p.Up("eth0")
+		}
 	}
 	a.wire(reach.World{})
 	for _, p := range a.players {
@@ -191,20 +199,24 @@ type player struct {
 	cap *lab.Capture
 
 	mu         sync.Mutex
-	network    string
 	mac        vnet.MAC
 	ips        []netip.Addr
 	neighbours map[netip.Addr]vnet.MAC
 }
 
-func (p *player) set(network string, mac vnet.MAC, ips ...netip.Addr) {
+func (p *player) set(mac vnet.MAC, ips ...netip.Addr) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.network, p.mac, p.ips, p.neighbours = network, mac, ips, map[netip.Addr]vnet.MAC{}
+	p.mac, p.ips, p.neighbours = mac, ips, map[netip.Addr]vnet.MAC{}
 }
 
+// outside reports whether p is not at a port.
+func (p *player) outside(e *env) bool { return e.Station != nil && strings.HasPrefix(p.id, "s") }
+
+func stationMAC(id string) vnet.MAC { return vnet.MAC{2, 0, 0, 3, 0, id[1] - '0'} }
+
 // rest is what the i-th player has when a world has no use for it.
-func (p *player) rest(i int) { p.set(idle, vnet.MAC{2, 0, 0, 2, 0, byte(i)}) }
+func (p *player) rest(i int) { p.set(vnet.MAC{2, 0, 0, 2, 0, byte(i)}) }
 
 // run answers for a machine, and notes what comes to it, until ctx ends.
 func (a *arena) run(ctx context.Context, p *player) {
@@ -287,7 +299,11 @@ func (a *arena) wire(w reach.World) {
 	s := overlay.State{Networks: w.Overlay.Networks, Ports: slices.Clone(w.Overlay.Ports)}
 	for _, id := range []string{reachtest.External, "n0", "n1", "n2", idle} {
 		if !slices.ContainsFunc(s.Networks, func(n overlay.Network) bool { return n.ID == id }) {
-			s.Networks = append(s.Networks, overlay.Network{ID: id, Segment: overlay.Segment{Type: overlay.Local}})
+			n := overlay.Network{ID: id, Segment: overlay.Segment{Type: overlay.Local}}
+			if id == reachtest.External && a.Out.Type != "" {
+				n.Segment = a.Out
+			}
+			s.Networks = append(s.Networks, n)
 		}
 	}
 	for _, x := range w.Stations {
@@ -300,10 +316,14 @@ func (a *arena) wire(w reach.World) {
 			s.Ports = append(s.Ports, overlay.Port{ID: id, NetworkID: idle, MAC: p.mac})
 			continue
 		}
-		p.set(s.Ports[i].NetworkID, s.Ports[i].MAC, s.Ports[i].FixedIPs...)
+		p.set(s.Ports[i].MAC, s.Ports[i].FixedIPs...)
 	}
+	s.Ports = slices.DeleteFunc(s.Ports, func(x overlay.Port) bool { return a.players[x.ID].outside(a.env) })
 	require.NoError(a.t, a.fabric.Sync(a.ctx, s, vnet.SyncOptions{Force: true}))
 	for id, p := range a.players {
+		if p.outside(a.env) {
+			continue
+		}
 		_, err := a.plugger.Plug(a.ctx, overlay.Attachment{PortID: id, Kind: overlay.Veth, Name: "eth0", Netns: p.Path})
 		require.NoError(a.t, err)
 		p.Up("eth0")
