@@ -1,6 +1,7 @@
 package ovn
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -33,7 +34,7 @@ type Options struct {
 	// Wait is what calls wait for that do not say so by [WithWait].
 	Wait Wait
 	// Keepalive is after how long a silence a server is asked for an echo;
-	// after three times that it is given up. Default 10 s.
+	// after three times that it is given up. Default 5 s.
 	Keepalive time.Duration
 	// Lazy lets Dial return before the databases have been reached.
 	Lazy bool
@@ -157,6 +158,7 @@ func southSpec() (ovsdb.Spec, error) {
 	return ovsdb.Spec{
 		Model:    m,
 		Tables:   []string{"SB_Global", "Chassis", "Chassis_Private", "Encap", "Port_Binding", "Datapath_Binding"},
+		Asked:    []string{"Logical_Flow"},
 		Sentinel: "SB_Global",
 		Index: map[string][]string{"Chassis": {"name", "hostname"}, "Chassis_Private": {"name"}, "Port_Binding": {"logical_port", "chassis", "datapath"},
 			"Encap": {"chassis_name"}},
@@ -249,6 +251,33 @@ func (c *Conn) Need(feature, table, column string) error {
 		what = "table " + table
 	}
 	return &vnet.UnsupportedError{Feature: feature, Backend: "this OVN", Need: what}
+}
+
+// Flows asks the Southbound for the logical flows that ovn-northd has made of a
+// row of the Northbound (an ACL, a NAT, a port): those that name the row as
+// their origin, which not all do (external_ids:stage-hint in ovn-sb(5)). They
+// are ordered as packets meet them.
+func (c *Conn) Flows(ctx context.Context, uuid string) ([]*sbrow.LogicalFlow, error) {
+	if c.sb == nil {
+		return nil, &vnet.UnsupportedError{Feature: "looking into the Southbound", Backend: "this connection", Need: "Options.Southbound"}
+	}
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	if len(uuid) < 8 {
+		return nil, &vnet.FieldError{Field: "uuid", Value: uuid, Reason: "is no UUID"}
+	}
+	rows, err := c.sb.Select(ctx, "Logical_Flow", "external_ids", map[string]string{"stage-hint": uuid[:8]})
+	if err != nil {
+		return nil, err
+	}
+	var out []*sbrow.LogicalFlow
+	for _, r := range rows {
+		out = append(out, r.(*sbrow.LogicalFlow))
+	}
+	slices.SortFunc(out, func(a, b *sbrow.LogicalFlow) int {
+		return cmp.Or(cmp.Compare(a.Pipeline, b.Pipeline), cmp.Compare(a.TableID, b.TableID), cmp.Compare(b.Priority, a.Priority), cmp.Compare(a.Match, b.Match))
+	})
+	return out, nil
 }
 
 // Health says whether the databases have been read whole and how old the view

@@ -228,5 +228,5 @@ func (c *Conn) Print(ctx context.Context, part vnet.Part, f func(tx *Tx) error) 
 	if _, err := c.run(ctx, x, part, f); err != nil {
 		return "", err
 	}
-	return ovsdb.Print(x.Ops()), nil
+	return ovsdb.Print(x.Ops()), x.Check()
 }

@@ -420,6 +420,25 @@ func TestMetrics(t *testing.T) {
 	require.Empty(t, all)
 }
 
+func TestRowNobodyHolds(t *testing.T) {
+	s := ovsdbtest.New(t, ovsdbtest.NB)
+	c := dial(t, "red", nil, s.Endpoint())
+	options := map[string]string{"network_name": "x"}
+	f := func(tx *ovn.Tx) error {
+		ovn.Ensure(tx, "port", "p", &nbrow.LogicalSwitchPort{Name: "red/p", Options: options})
+		return nil
+	}
+	require.ErrorContains(t, c.Submit(t.Context(), vnet.PartOverlay, f), "held by no other row")
+	require.NoError(t, c.Submit(t.Context(), vnet.PartOverlay, func(tx *ovn.Tx) error {
+		sw := ovn.Ensure(tx, "network", "n", &nbrow.LogicalSwitch{Name: "n"})
+		p := ovn.Ensure(tx, "port", "p", &nbrow.LogicalSwitchPort{Name: "red/p", Options: options})
+		options["network_name"] = "the caller's to change"
+		tx.Hold(ovn.At[nbrow.LogicalSwitch](tx, sw.UUID), "ports", p.UUID)
+		return nil
+	}))
+	require.Equal(t, "x", ovn.Find[nbrow.LogicalSwitchPort](view(t, c), vnet.PartOverlay, "port", "p").Options["network_name"])
+}
+
 // TestSouthboundNotKnown: what looks into the Southbound waits for it.
 func TestSouthboundNotKnown(t *testing.T) {
 	nb, sb := ovsdbtest.New(t, ovsdbtest.NB), ovsdbtest.New(t, ovsdbtest.SB)

@@ -3,6 +3,7 @@ package ovn
 import (
 	"fmt"
 	"iter"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -312,8 +313,7 @@ func Ensure[T any](tx *Tx, kind, id string, want *T, columns ...string) Result {
 		tx.Fail(fmt.Errorf("%s %s: %w", kind, id, err))
 		return Result{UUID: uuid}
 	}
-	n := new(T)
-	*n = *want
+	n := clone(want)
 	f, _ := field(n, "_uuid")
 	f.SetString(uuid)
 	e, ok := field(n, "external_ids")
@@ -327,6 +327,22 @@ func Ensure[T any](tx *Tx, kind, id string, want *T, columns ...string) Result {
 		return Result{UUID: uuid}
 	}
 	return Result{UUID: uuid, Verb: vnet.Create}
+}
+
+// clone copies a row with its sets and maps: those of the caller may change.
+func clone[T any](row *T) *T {
+	n := new(T)
+	*n = *row
+	v := reflect.ValueOf(n).Elem()
+	for i := range v.NumField() {
+		switch m := v.Field(i).Interface().(type) {
+		case map[string]string:
+			v.Field(i).Set(reflect.ValueOf(maps.Clone(m)))
+		case []string:
+			v.Field(i).Set(reflect.ValueOf(slices.Clone(m)))
+		}
+	}
+	return n
 }
 
 // Update makes a row that another part of this owner has made be as want says,

@@ -39,7 +39,8 @@ type waitKey struct{}
 // WithWait returns a context whose calls wait for w, whatever Options.Wait says.
 // A call that finds nothing to write waits until what others have numbered
 // before is done. A chassis that is dead or cut off never answers: use a
-// deadline; the error then names the chassis that have not answered.
+// deadline; the error then names the chassis that have not answered. Where
+// NB_Global.options:enable_chassis_nb_cfg_update is false, none ever does.
 func WithWait(ctx context.Context, w Wait) context.Context {
 	return context.WithValue(ctx, waitKey{}, w)
 }

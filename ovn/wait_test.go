@@ -116,6 +116,17 @@ func TestPorts(t *testing.T) {
 		id := ovn.By[sbrow.Chassis](view(t, c), "name", chassis)[0].UUID
 		sb.Transact(fmt.Sprintf(`["OVN_Southbound",{"op":"update","table":"Port_Binding","where":[["logical_port","==",%q]],"row":{"chassis":["uuid",%q],"up":%t}}]`, port, id, up))
 	}
+	require.NoError(t, c.Submit(ovn.WithWait(ctx, ovn.WaitNorthd), vnet.PartSecGroup, ensureGroup("g1", "p1")))
+	flows, err := c.Flows(ctx, ovn.UUID[nbrow.ACL](view(t, c), vnet.PartSecGroup, "rule", "g1/r"))
+	require.NoError(t, err)
+	require.NotEmpty(t, flows)
+	require.Contains(t, flows[0].Match, "outport == @vnet.red.pg.g1 && ip4")
+	require.Equal(t, "egress", flows[0].Pipeline)
+	flows, err = c.Flows(ctx, "00000000-0000")
+	require.NoError(t, err)
+	require.Empty(t, flows)
+	_, err = blue.Flows(ctx, "00000000-0000")
+	require.ErrorIs(t, err, vnet.ErrUnsupported)
 	lab.Eventually(t, time.Minute, "the bindings are there", func() bool { return len(ovn.By[sbrow.PortBinding](view(t, c), "logical_port", "red/p2")) == 1 })
 	bind("red/p1", "one", true)
 	lab.Eventually(t, time.Minute, "the binding is seen", func() bool {

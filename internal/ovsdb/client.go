@@ -11,11 +11,14 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ovn-kubernetes/libovsdb/ovsdb"
 
 	"github.com/vnet-go/vnet"
 )
@@ -25,11 +28,11 @@ type Options struct {
 	// TLS is used for "ssl:" endpoints. Without ServerName the server's chain is
 	// verified and its name is not, as Open vSwitch's own clients do.
 	TLS *tls.Config
-	// Timeout bounds dialling and each step of the handshake but the dump, and
-	// writes to the socket. Default 10 s.
+	// Timeout bounds each step of the handshake but the dump, and writes to the
+	// socket; dialling has a third of it. Default 10 s.
 	Timeout time.Duration
 	// Keepalive is after how long a silence the server is asked for an echo;
-	// after three times that it is given up. Default 10 s.
+	// after three times that it is given up. Default 5 s.
 	Keepalive time.Duration
 	// MaxDelay bounds the pause between attempts to connect. Default 5 s.
 	MaxDelay time.Duration
@@ -146,7 +149,7 @@ func NewClient(spec Spec, endpoints []string, o *Options) (*Client, error) {
 		c.o.Timeout = 10 * time.Second
 	}
 	if c.o.Keepalive <= 0 {
-		c.o.Keepalive = 10 * time.Second
+		c.o.Keepalive = 5 * time.Second
 	}
 	if c.o.MaxDelay <= 0 {
 		c.o.MaxDelay = 5 * time.Second
@@ -350,14 +353,15 @@ func (c *Client) supervise(ctx context.Context) {
 	}()
 	var leaderless time.Time // since when followers were seen and no leader
 	delay := 50 * time.Millisecond
+	first := 0 // endpoint to begin with
 	for {
 		sawFollower, served := false, false
 		// Followers of a leader that has just died do not know it yet.
 		follower := !leaderless.IsZero() && (len(c.endpoints) == 1 || time.Since(leaderless) > c.o.Patience)
-		endpoints := c.endpoints
+		// The one that was lost comes last.
+		endpoints := slices.Concat(c.endpoints[first:], c.endpoints[:first])
 		if c.o.AnyMember {
 			follower = true
-			endpoints = slices.Clone(endpoints)
 			rand.Shuffle(len(endpoints), func(i, j int) { endpoints[i], endpoints[j] = endpoints[j], endpoints[i] })
 		}
 		for _, e := range endpoints {
@@ -381,6 +385,7 @@ func (c *Client) supervise(ctx context.Context) {
 			c.mu.Unlock()
 			c.o.Logger.Debug("no connection", "database", c.spec.Model.Name(), "endpoint", e.String(), "error", err)
 			if served { // what was known of the others is old
+				first = (slices.Index(c.endpoints, e) + 1) % len(c.endpoints)
 				break
 			}
 		}
@@ -405,7 +410,7 @@ func (c *Client) supervise(ctx context.Context) {
 }
 
 func (c *Client) dial(ctx context.Context, e Endpoint) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.o.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.o.Timeout/3) // a host that is cut off does not refuse
 	defer cancel()
 	network := "tcp"
 	if e.Scheme == "unix" {
@@ -500,7 +505,7 @@ func (c *Client) serve(ctx context.Context, e Endpoint, follower bool) error {
 	c.changed(nil)
 	c.mu.Unlock()
 	c.stats.connects.Add(1)
-	c.o.Logger.Debug("connected", "database", db, "endpoint", e.String(), "schema", sc.version, "follower", member.isFollower())
+	c.o.Logger.Info("connected", "database", db, "endpoint", e.String(), "schema", sc.version, "follower", member.isFollower())
 
 	if member.isFollower() && len(c.endpoints) > 1 && !c.o.AnyMember {
 		go c.lookForLeader(ctx, s, e)
@@ -511,6 +516,9 @@ func (c *Client) serve(ctx context.Context, e Endpoint, follower bool) error {
 	c.settle()
 	c.changed(nil)
 	c.mu.Unlock()
+	if ctx.Err() == nil {
+		c.o.Logger.Warn("connection lost", "database", db, "endpoint", e.String(), "error", s.cause())
+	}
 	return s.cause()
 }
 
@@ -829,6 +837,43 @@ func (c *Client) Transact(ctx context.Context, ops []Operation) ([]Result, error
 	}
 	if len(results) < len(ops) {
 		return nil, fmt.Errorf("reply to transact has %d results for %d operations", len(results), len(ops))
+	}
+	return out, nil
+}
+
+// Select asks the server for rows of a table of which column includes value (a
+// string, or a map of strings).
+func (c *Client) Select(ctx context.Context, table, column string, value any) ([]any, error) {
+	s, err := c.Ready(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t := s.schema.tables[table]
+	if t == nil || !t.here || t.by[column] == nil || !t.by[column].here {
+		return nil, &vnet.UnsupportedError{Feature: "asking for " + table + "." + column, Backend: "the server", Need: "that column"}
+	}
+	cols := []string{"_uuid"}
+	for _, x := range t.columns {
+		if x.here {
+			cols = append(cols, x.name)
+		}
+	}
+	r, err := c.Transact(ctx, []Operation{{Op: "select", Table: table, Columns: cols,
+		Where: []ovsdb.Condition{ovsdb.NewCondition(column, ovsdb.ConditionIncludes, t.by[column].encode(reflect.ValueOf(value)))}}})
+	if err != nil {
+		return nil, err
+	}
+	var out []any
+	for _, raw := range r[0].Rows {
+		id, err := decode(reflect.TypeFor[string](), raw["_uuid"])
+		if err != nil {
+			return nil, err
+		}
+		row, err := t.row(id.String(), nil, raw, false)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, row)
 	}
 	return out, nil
 }

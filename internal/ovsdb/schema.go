@@ -15,6 +15,7 @@ import (
 type Spec struct {
 	Model  model.ClientDBModel // generated
 	Tables []string            // those that are read or written
+	Asked  []string            // those that are only asked for now and then: Client.Select
 	// Sentinel is a table that has a row in every database that is in use:
 	// while it has none, the view is not complete.
 	Sentinel string
@@ -39,6 +40,7 @@ type table struct {
 	name    string
 	typ     reflect.Type
 	here    bool // the server has it
+	asked   bool // not kept here
 	root    bool
 	columns []*column
 	by      map[string]*column
@@ -87,12 +89,12 @@ func newSchema(sp *Spec, raw json.RawMessage) (s *schema, err error) {
 	}
 	s = &schema{version: db.Version, tables: map[string]*table{}, types: map[reflect.Type]*table{}}
 	types := sp.Model.Types()
-	for _, name := range sp.Tables {
+	for _, name := range slices.Concat(sp.Tables, sp.Asked) {
 		pt := types[name]
 		if pt == nil {
 			return nil, fmt.Errorf("no row type for table %q", name)
 		}
-		t := &table{name: name, typ: pt.Elem(), by: map[string]*column{}, ext: -1}
+		t := &table{name: name, typ: pt.Elem(), by: map[string]*column{}, ext: -1, asked: slices.Contains(sp.Asked, name)}
 		dbt := db.Table(name)
 		if t.here = dbt != nil; t.here {
 			if t.root, err = db.IsRoot(name); err != nil {
@@ -201,7 +203,7 @@ func (s *schema) requests() map[string]any {
 	out := map[string]any{}
 	for _, n := range slices.Sorted(maps.Keys(s.tables)) {
 		t := s.tables[n]
-		if !t.here {
+		if !t.here || t.asked {
 			continue
 		}
 		cols := []string{}

@@ -448,6 +448,17 @@ func (x *Tx) Guard(table, uuid string, columns ...string) error {
 	return nil
 }
 
+// Check says which row would not outlive its creation: one that is not of a
+// root table and that nothing refers to.
+func (x *Tx) Check() error {
+	for _, p := range x.order {
+		if p.base == nil && p.now != nil && !p.t.root && len(x.Parents(p.t.name, p.uuid)) == 0 {
+			return fmt.Errorf("new row %s of %s is held by no other row, so the server would remove it", p.uuid, p.t.name)
+		}
+	}
+	return nil
+}
+
 // Ops are the operations that make the changes: waits, then the rest in the
 // order in which rows were first touched. None when nothing differs.
 func (x *Tx) Ops() []Operation {
@@ -636,6 +647,9 @@ func (c *Client) Commit(ctx context.Context, build func(*Tx) error, extra func()
 		}
 		x := s.Begin()
 		if err := build(x); err != nil {
+			return nil, err
+		}
+		if err := x.Check(); err != nil {
 			return nil, err
 		}
 		ops := x.Ops()
