@@ -172,12 +172,12 @@ func newArena(e *env) *arena {
 	ctx, cancel := context.WithCancel(context.Background())
 	var answering sync.WaitGroup
 	e.t.Cleanup(func() { cancel(); answering.Wait() })
-	for i, id := range []string{"p0", "p1", "p2", "p3", "p4", "s0", "s1"} {
+	for _, id := range []string{"p0", "p1", "p2", "p3", "p4", "s0", "s1"} {
 		p := &player{NS: l.NS(id), id: id}
 		p.Sysctl("net/ipv6/conf/all/disable_ipv6", "1")
 		p.Sysctl("net/ipv6/conf/default/disable_ipv6", "1")
 		a.players[id] = p
-		p.rest(i)
+		p.rest()
 		if p.outside(e) { // for good
 			e.Station(e.t, p.NS, overlay.Port{ID: id, NetworkID: reachtest.External, MAC: stationMAC(id)})
 			p.Up("eth0")
@@ -215,8 +215,8 @@ func (p *player) outside(e *env) bool { return e.Station != nil && strings.HasPr
 
 func stationMAC(id string) vnet.MAC { return vnet.MAC{2, 0, 0, 3, 0, id[1] - '0'} }
 
-// rest is what the i-th player has when a world has no use for it.
-func (p *player) rest(i int) { p.set(vnet.MAC{2, 0, 0, 2, 0, byte(i)}) }
+// rest is what p has when a world has no use for it.
+func (p *player) rest() { p.set(vnet.MAC{2, 0, 0, 2, p.id[0], p.id[1]}) }
 
 // run answers for a machine, and notes what comes to it, until ctx ends.
 func (a *arena) run(ctx context.Context, p *player) {
@@ -296,7 +296,7 @@ func (p *player) hardware() vnet.MAC {
 // from world to world.
 func (a *arena) wire(w reach.World) {
 	a.t.Helper()
-	s := overlay.State{Networks: w.Overlay.Networks, Ports: slices.Clone(w.Overlay.Ports)}
+	s := overlay.State{Networks: slices.Clone(w.Overlay.Networks), Ports: slices.Clone(w.Overlay.Ports)}
 	for _, id := range []string{reachtest.External, "n0", "n1", "n2", idle} {
 		if !slices.ContainsFunc(s.Networks, func(n overlay.Network) bool { return n.ID == id }) {
 			n := overlay.Network{ID: id, Segment: overlay.Segment{Type: overlay.Local}}
@@ -312,7 +312,7 @@ func (a *arena) wire(w reach.World) {
 	for id, p := range a.players {
 		i := slices.IndexFunc(s.Ports, func(x overlay.Port) bool { return x.ID == id })
 		if i < 0 {
-			p.rest(int(id[0])<<4 + int(id[1]-'0'))
+			p.rest()
 			s.Ports = append(s.Ports, overlay.Port{ID: id, NetworkID: idle, MAC: p.mac})
 			continue
 		}
