@@ -52,6 +52,7 @@ type turn struct {
 	packets []reach.Packet
 	restart bool // by a new process
 	killed  int  // which is the heir of one that was killed before this step; 0: it is not
+	singly  bool // what was is deleted, and this made, object by object
 }
 
 func drawTurn(t *rapid.T, e *env, packets int) turn {
@@ -64,6 +65,7 @@ func drawTurn(t *rapid.T, e *env, packets int) turn {
 	if x.restart && e.Dying != nil {
 		x.killed = rapid.IntRange(0, 60).Draw(t, "killed")
 	}
+	x.singly = !x.restart && rapid.IntRange(0, 3).Draw(t, "singly") == 3
 	return x
 }
 
@@ -336,7 +338,7 @@ func (a *arena) play(t *rapid.T, turns []turn) {
 		t.Helper()
 		var b strings.Builder
 		for i, x := range turns[:n+1] {
-			fmt.Fprintf(&b, "\nworld %d, restarted %t, killed %d: %s", i, x.restart, x.killed, worldText(x.w))
+			fmt.Fprintf(&b, "\nworld %d, restarted %t, killed %d, singly %t: %s", i, x.restart, x.killed, x.singly, worldText(x.w))
 		}
 		t.Fatalf("world %d: %s%s", n, fmt.Sprintf(format, args...), b.String())
 	}
@@ -355,7 +357,15 @@ func (a *arena) play(t *rapid.T, turns []turn) {
 		if x.restart {
 			a.svc = a.restarted()
 		}
-		if err := a.svc.Sync(a.ctx, x.w.Router, vnet.SyncOptions{Force: true}); err != nil {
+		switch {
+		case x.singly && n > 0:
+			err = a.singly(turns[n-1].w.Router, x.w.Router)
+		case x.singly:
+			err = a.singly(router.State{}, x.w.Router)
+		default:
+			err = a.svc.Sync(a.ctx, x.w.Router, vnet.SyncOptions{Force: true})
+		}
+		if err != nil {
 			fail(n, "%v", err)
 		}
 		if p, err := a.svc.Plan(a.ctx, x.w.Router); err != nil || !p.Empty() {
@@ -385,6 +395,36 @@ func (a *arena) play(t *rapid.T, turns []turn) {
 			fail(n, "%s", why)
 		}
 	}
+}
+
+// singly comes from one state to another without Sync.
+func (a *arena) singly(was, want router.State) (err error) {
+	do := func(e error) {
+		if err == nil {
+			err = e
+		}
+	}
+	for _, f := range was.PortForwards {
+		do(a.svc.DeletePortForward(a.ctx, f.ID))
+	}
+	for _, f := range was.FloatingIPs {
+		do(a.svc.DeleteFloatingIP(a.ctx, f.ID))
+	}
+	for _, r := range was.Routers {
+		if !slices.ContainsFunc(want.Routers, func(x router.Router) bool { return x.ID == r.ID }) {
+			do(a.svc.DeleteRouter(a.ctx, r.ID))
+		}
+	}
+	for _, r := range want.Routers {
+		do(a.svc.EnsureRouter(a.ctx, r))
+	}
+	for _, f := range want.FloatingIPs {
+		do(a.svc.EnsureFloatingIP(a.ctx, f))
+	}
+	for _, f := range want.PortForwards {
+		do(a.svc.EnsurePortForward(a.ctx, f))
+	}
+	return err
 }
 
 // worldText has a line for each object.
