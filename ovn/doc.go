@@ -102,6 +102,23 @@
 // On a host, Chassis makes rows of Port and Interface and adds them to
 // Bridge.ports, with the marks of the part that asks.
 //
+// # Servers
+//
+// Any server of Open vSwitch 2.13 or later will do, and any version of OVN: only
+// columns that both the server and the generated rows (OVN 23.03) have are read
+// and written. A column that the server lacks, or has with another type, is
+// left out of what is written; a backend that needs it asks [Conn.Need] and
+// refuses by name. What a newer server has beyond is left as it is.
+//
+// Of a RAFT cluster the leader is written to, whichever endpoint it is; a
+// follower will do when no leader is to be found among the endpoints for some
+// seconds (the server then passes transactions on). The Southbound is read from
+// any connected member. A server that is silent, hangs, has lost its cluster or
+// sends nonsense is left for the next, for ever. What is asked while no server
+// is there is done when one is, or fails with its context; a transaction whose
+// reply was lost is computed anew from what then stands, so it is never done
+// twice.
+//
 // # Waiting
 //
 // A call returns when its change is in the Northbound, when ovn-northd has done
