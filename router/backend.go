@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"slices"
 
 	"github.com/vnet-go/vnet"
 )
@@ -44,7 +45,41 @@ type Features struct {
 	Distributed  bool // routes and translates on the host of the port
 	ExtraRoutes  bool
 	SharedGateIP bool // port forwards may use the router's own gateway address
+	// Limits are where the platform does otherwise than this package says, and
+	// cannot do better.
+	Limits []Limit
 }
+
+// Has reports whether l is one of the limits.
+func (f Features) Has(l Limit) bool { return slices.Contains(f.Limits, l) }
+
+// Limit names something that a platform does otherwise than this package says.
+// What it does instead is part of the name's meaning, and tested by package
+// routertest.
+type Limit string
+
+// The limits.
+const (
+	// Connections from outside to a fixed address behind a router that hides
+	// sources (no DisableSNAT) do not come about: answers leave with the
+	// gateway's address.
+	LimitRoutedIn Limit = "routed-in"
+	// Who is called from inside by a port forward sees the caller's own
+	// address; whoever calls itself so, the gateway's first IPv4 address.
+	LimitForwardHairpin Limit = "forward-hairpin"
+	// Connections of a floating IP that is moved go on, with whom they began.
+	// Those of one that is deleted end.
+	LimitMovedConnections Limit = "moved-connections"
+	// A router with a gateway is silent about ports of its own that nobody
+	// serves: no reset, no ICMP.
+	LimitSilentPorts Limit = "silent-ports"
+	// IPv6 addresses that appear or move are not announced.
+	LimitAnnounceIPv6 Limit = "announce-ipv6"
+	// Router advertisements are sent whether Serve runs or not, give the router
+	// a lifetime of 65535 s whatever the interval is, and just cease when there
+	// are to be none.
+	LimitAdvertisedLifetime Limit = "advertised-lifetime"
+)
 
 // Runner is implemented by backends whose routers need this process while
 // they work (sending router advertisements, for one). Serve returns when ctx

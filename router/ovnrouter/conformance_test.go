@@ -111,7 +111,10 @@ func (s *site) station(t testing.TB, ns *lab.NS, p overlay.Port) {
 	end := fmt.Sprint("st", s.n.Add(1))
 	s.l.Veth(wire, end, ns, "eth0")
 	wire.IP("link", "set", "dev", end, "master", "br")
+	// A namespace that goes lets its devices answer for a while.
+	t.Cleanup(func() { wire.IP("link", "del", "dev", end) })
 	ns.NoOffload("eth0")
+	ns.IP("link", "set", "dev", "eth0", "down") // its link-local address is of the MAC
 	ns.SetMAC("eth0", p.MAC)
 }
 

@@ -122,6 +122,9 @@ func (o *routerRows) gateway(r router.Router, w where) {
 	}
 	p := w.port(g.PortID, g.NetworkID, g.MAC, g.Addresses, g.MTU)
 	p.lsp.Options["nat-addresses"] = "router" // announce what it answers for
+	// ovn-controller announces an address by a port of a name once, and goes on
+	// to with the MAC that it had then (send_garp_rarp_update in its pinctrl.c).
+	p.lsp.Name = w.names.Name("gateway", g.PortID+"/"+g.MAC.String())
 	own := firstIPv4(g.Addresses)
 	p.lrp.ExternalIDs = map[string]string{keyGateway: "none"}
 	if own.IsValid() {

@@ -149,6 +149,10 @@ func (e *env) nothingToDo(s router.State) {
 	}
 }
 
+// limited reports whether the backend says that it has a limit; then what it
+// does instead is tested.
+func (e *env) limited(l router.Limit) bool { return e.svc.Features(e.ctx).Has(l) }
+
 func (e *env) writes() int {
 	if e.Writes == nil {
 		return 0
