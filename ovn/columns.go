@@ -168,18 +168,17 @@ func (a *access) check(want any, part vnet.Part, fresh bool) error {
 }
 
 // merge brings n to want in the columns that the rule has, and in those only
-// (if any) that are named; it says what differed.
-func (a *access) merge(n, want any, only []string, part vnet.Part, has func(string) bool) ([]string, error) {
+// (if any) that are named; it says what differed, and which whole columns did.
+func (a *access) merge(n, want any, only []string, part vnet.Part, has func(string) bool) (diff, whole []string, err error) {
 	for _, o := range only {
 		col, key, keyed := strings.Cut(o, ":")
 		if !slices.Contains(a.whole, col) && col != "external_ids" && !(keyed && slices.Contains(a.keys[col], key)) && !(!keyed && len(a.keys[col]) > 0) {
-			return nil, a.refuse(o)
+			return nil, nil, a.refuse(o)
 		}
 	}
 	asked := func(col, key string) bool {
 		return len(only) == 0 || slices.Contains(only, col) || slices.Contains(only, col+":"+key)
 	}
-	var diff []string
 	v, w := reflect.ValueOf(n).Elem(), reflect.ValueOf(want).Elem()
 	t := v.Type()
 	for i := range t.NumField() {
@@ -205,16 +204,18 @@ func (a *access) merge(n, want any, only []string, part vnet.Part, has func(stri
 			slices.Sort(keys)
 			diff = append(diff, mergeKeys(col, was, now, keys)...)
 		case slices.Contains(a.whole, col) && asked(col, ""):
-			diff = append(diff, mergeWhole(col, was, now)...)
+			if d := mergeWhole(col, was, now); len(d) > 0 {
+				diff, whole = append(diff, d...), append(whole, col)
+			}
 		case len(a.keys[col]) > 0:
 			if was.Kind() != reflect.Map {
-				return nil, errors.New("rule names a key of a column that is no map: " + col)
+				return nil, nil, errors.New("rule names a key of a column that is no map: " + col)
 			}
 			keys := slices.DeleteFunc(slices.Clone(a.keys[col]), func(k string) bool { return !asked(col, k) })
 			diff = append(diff, mergeKeys(col, was, now, keys)...)
 		}
 	}
-	return diff, nil
+	return diff, whole, nil
 }
 
 // mergeKeys brings some keys of a map of strings to what now has.

@@ -208,6 +208,9 @@ func TestColumnsHaveOwners(t *testing.T) {
 		ovn.Update(tx, lsp, &nbrow.LogicalSwitchPort{PortSecurity: []string{"00:00:00:00:00:02"}, ExternalIDs: map[string]string{"vnet:secgroup:x": "1"}})
 		return nil
 	}))
+	require.Eventually(t, func() bool {
+		return ovn.Find[nbrow.LogicalSwitchPort](view(t, c), vnet.PartOverlay, "port", "p1").Options["theirs"] == "1"
+	}, time.Minute, time.Millisecond)
 	require.NoError(t, c.Submit(ctx, vnet.PartOverlay, func(tx *ovn.Tx) error {
 		r := ovn.Ensure(tx, "port", "p1", &nbrow.LogicalSwitchPort{Name: "red/p1", Enabled: new(false), Options: map[string]string{"requested-chassis": "c"},
 			ExternalIDs: map[string]string{"vnet:mac": "1"}})
@@ -224,6 +227,61 @@ func TestColumnsHaveOwners(t *testing.T) {
 		require.Equal(t, []string{"external_ids:vnet:mac: 1 -> none", "options:requested-chassis: c -> none"}, r.Diff)
 		return nil
 	}))
+}
+
+func TestRowsThatAreNot(t *testing.T) {
+	s := ovsdbtest.New(t, ovsdbtest.NB)
+	c := dial(t, "red", nil, s.Endpoint())
+	for name, f := range map[string]func(tx *ovn.Tx){
+		"update":  func(tx *ovn.Tx) { ovn.Update(tx, nil, &nbrow.LogicalSwitch{}) },
+		"members": func(tx *ovn.Tx) { tx.Members((*nbrow.LogicalSwitch)(nil), "ports", nil, nil) },
+		"hold":    func(tx *ovn.Tx) { tx.Hold((*nbrow.LogicalSwitch)(nil), "ports", "x") },
+		"guard":   func(tx *ovn.Tx) { tx.Guard((*nbrow.LogicalSwitch)(nil)) },
+		"gone":    func(tx *ovn.Tx) { tx.Members(&nbrow.LogicalSwitch{UUID: "x"}, "ports", nil, nil) },
+	} {
+		err := c.Submit(t.Context(), vnet.PartOverlay, func(tx *ovn.Tx) error { f(tx); return nil })
+		require.ErrorIs(t, err, vnet.ErrNotFound, name)
+	}
+	require.NoError(t, c.Submit(t.Context(), vnet.PartOverlay, func(tx *ovn.Tx) error {
+		tx.Delete(nil)
+		tx.Delete((*nbrow.LogicalSwitch)(nil))
+		require.Nil(t, ovn.Holder[nbrow.LogicalSwitch](tx, (*nbrow.LogicalSwitchPort)(nil)))
+		require.Nil(t, ovn.Holder[nbrow.LogicalSwitch](tx, nil))
+		return nil
+	}))
+	require.Error(t, c.Submit(t.Context(), vnet.PartOverlay, func(tx *ovn.Tx) error { tx.Hold(nil, "ports", "x"); return nil }))
+}
+
+// TestSeenTooLate: what a part has as a whole becomes what it says, also when
+// another writer has just put something else there; what it shares does not lose
+// the others'.
+func TestSeenTooLate(t *testing.T) {
+	s := ovsdbtest.New(t, ovsdbtest.NB)
+	c := dial(t, "red", nil, s.Endpoint())
+	ctx := t.Context()
+	require.NoError(t, c.Submit(ctx, vnet.PartOverlay, ensureNetwork("n1", "p1")))
+	calls := 0
+	err := c.Submit(ctx, vnet.PartOverlay, func(tx *ovn.Tx) error {
+		if calls++; calls == 1 { // after the view was taken
+			s.Run("ovn-nbctl", "--db="+s.Endpoint(), "set", "logical_switch_port", "red/p1", "options:theirs=1", "options:requested-chassis=theirs", "type=router")
+		}
+		ovn.Ensure(tx, "port", "p1", &nbrow.LogicalSwitchPort{Name: "red/p1", Type: "localnet", Options: map[string]string{"requested-chassis": "c"}})
+		return nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, 1, calls)
+	lsp := ovn.Find[nbrow.LogicalSwitchPort](view(t, c), vnet.PartOverlay, "port", "p1")
+	require.Equal(t, map[string]string{"theirs": "1", "requested-chassis": "c"}, lsp.Options)
+	require.Equal(t, "localnet", lsp.Type)
+	calls = 0
+	require.NoError(t, c.Submit(ctx, vnet.PartSecGroup, func(tx *ovn.Tx) error {
+		if calls++; calls == 1 {
+			s.Run("ovn-nbctl", "--db="+s.Endpoint(), "lsp-set-port-security", "red/p1", "00:00:00:00:00:01")
+		}
+		ovn.Update(tx, lsp, &nbrow.LogicalSwitchPort{PortSecurity: []string{"00:00:00:00:00:02"}})
+		return nil
+	}))
+	require.Equal(t, []string{"00:00:00:00:00:02"}, ovn.Find[nbrow.LogicalSwitchPort](view(t, c), vnet.PartOverlay, "port", "p1").PortSecurity)
 }
 
 // TestOperations is what is sent, as text.

@@ -159,7 +159,7 @@ func Holder[P any](r Reader, row any) *P {
 	v := r.view()
 	src, table := source[P](r)
 	name, ok := v.c.table(row)
-	if src == nil || !ok {
+	if src == nil || !ok || absent(row) {
 		return nil
 	}
 	for _, ref := range src.Parents(name, uuidOf(row)) {
@@ -171,7 +171,30 @@ func Holder[P any](r Reader, row any) *P {
 	return nil
 }
 
+// absent reports whether a row is nil, of whatever type.
+func absent(row any) bool {
+	v := reflect.ValueOf(row)
+	return row == nil || v.Kind() == reflect.Pointer && v.IsNil()
+}
+
+// tableOf is the table of a row that is to be written to. A nil one, which was
+// looked for in vain, ends the transaction.
+func (tx *Tx) tableOf(row any) (string, bool) {
+	table, ok := tx.v.c.table(row)
+	switch {
+	case !ok:
+		tx.Fail(fmt.Errorf("%T is no row", row))
+	case absent(row):
+		tx.Fail(fmt.Errorf("row of %s: %w", table, vnet.ErrNotFound))
+		return "", false
+	}
+	return table, ok
+}
+
 func (c *Conn) table(row any) (string, bool) {
+	if row == nil {
+		return "", false
+	}
 	if c.nb != nil {
 		if n, ok := c.nb.State().TableOf(reflect.TypeOf(row)); ok {
 			return n, true
@@ -224,6 +247,8 @@ type Tx struct {
 	part vnet.Part
 	plan vnet.Plan
 	err  error
+	// rules that have been looked up, by table and whose row
+	rules map[[2]string]*access
 }
 
 func (tx *Tx) view() *View { return &tx.v }
@@ -291,6 +316,8 @@ func (tx *Tx) Record(kind, id string, impact vnet.Impact, results ...Result) boo
 // that is new gets the mark, and all that want says; it must also be held by
 // another row ([Tx.Hold]) unless its table is a root table. With columns given
 // ("name", "options:mtu") only these are looked at, in a row that is there.
+// A set that the part has as a whole is sent as a whole when it differs: of big
+// ones change members ([Tx.Members]) and leave the column out.
 // Columns that the server has not are left out: ask [Conn.Need] first where
 // that matters. want is not kept.
 func Ensure[T any](tx *Tx, kind, id string, want *T, columns ...string) Result {
@@ -308,7 +335,7 @@ func Ensure[T any](tx *Tx, kind, id string, want *T, columns ...string) Result {
 		}
 		return update(tx, table, cur, want, columns)
 	}
-	rule := ruleOf(tx.part, table, tx.part)
+	rule := tx.ruleOf(table, tx.part)
 	if err := rule.check(want, tx.part, true); err != nil {
 		tx.Fail(fmt.Errorf("%s %s: %w", kind, id, err))
 		return Result{UUID: uuid}
@@ -347,12 +374,16 @@ func clone[T any](row *T) *T {
 
 // Update makes a row that another part of this owner has made be as want says,
 // in the columns that this part has in such rows ([Columns]); with columns
-// given only in these.
+// given only in these. A row that is nil or gone ends the transaction with
+// [vnet.ErrNotFound], also in Members, Hold and Guard.
 func Update[T any](tx *Tx, row, want *T, columns ...string) Result {
-	if tx.err != nil || row == nil {
+	if tx.err != nil {
 		return Result{}
 	}
-	_, table := source[T](tx)
+	table, ok := tx.tableOf(row)
+	if !ok {
+		return Result{}
+	}
 	cur := At[T](tx, uuidOf(row))
 	if cur == nil {
 		tx.Fail(fmt.Errorf("row %s of %s: %w", uuidOf(row), table, vnet.ErrNotFound))
@@ -373,7 +404,7 @@ func update[T any](tx *Tx, table string, cur, want *T, columns []string) Result 
 	}
 	n := new(T)
 	*n = *cur
-	diff, err := rule.merge(n, want, columns, tx.part, func(col string) bool { return tx.x.Base().Has(table, col) })
+	diff, whole, err := rule.merge(n, want, columns, tx.part, func(col string) bool { return tx.x.Base().Has(table, col) })
 	if err != nil {
 		tx.Fail(err)
 		return Result{UUID: uuid}
@@ -381,7 +412,7 @@ func update[T any](tx *Tx, table string, cur, want *T, columns []string) Result 
 	if len(diff) == 0 {
 		return Result{UUID: uuid}
 	}
-	if err := tx.x.Put(n); err != nil {
+	if err := tx.x.Put(n, whole...); err != nil {
 		tx.Fail(err)
 		return Result{UUID: uuid}
 	}
@@ -394,7 +425,20 @@ func (tx *Tx) rule(table string, row any) (*access, error) {
 	if !ok || m.Owner != tx.v.c.owner {
 		return nil, fmt.Errorf("row %s of %s is not ours: %w", uuidOf(row), table, vnet.ErrConflict)
 	}
-	return ruleOf(tx.part, table, m.Part), nil
+	return tx.ruleOf(table, m.Part), nil
+}
+
+func (tx *Tx) ruleOf(table string, of vnet.Part) *access {
+	k := [2]string{table, string(of)}
+	a := tx.rules[k]
+	if a == nil {
+		a = ruleOf(tx.part, table, of)
+		if tx.rules == nil {
+			tx.rules = map[[2]string]*access{}
+		}
+		tx.rules[k] = a
+	}
+	return a
 }
 
 // Members adds members to a column that is a set, and removes others. The part
@@ -403,9 +447,8 @@ func (tx *Tx) Members(row any, column string, add, remove []string) Result {
 	if tx.err != nil {
 		return Result{}
 	}
-	table, ok := tx.v.c.table(row)
+	table, ok := tx.tableOf(row)
 	if !ok {
-		tx.Fail(fmt.Errorf("%T is no row", row))
 		return Result{}
 	}
 	uuid := uuidOf(row)
@@ -442,7 +485,10 @@ func (tx *Tx) Hold(holder any, column, child string) Result {
 		return Result{}
 	}
 	r := tx.Members(holder, column, []string{child}, nil)
-	table, _ := tx.v.c.table(holder)
+	table, ok := tx.tableOf(holder)
+	if !ok || tx.err != nil {
+		return r
+	}
 	ref, err := tx.x.Refers(table, column)
 	if err != nil {
 		tx.Fail(err)
@@ -460,12 +506,11 @@ func (tx *Tx) Hold(holder any, column, child string) Result {
 // Delete removes a row that this part has made, and it from what holds it. A
 // row that is nil or gone is no error.
 func (tx *Tx) Delete(row any) Result {
-	if tx.err != nil || row == nil || reflect.ValueOf(row).IsNil() {
+	if tx.err != nil || absent(row) {
 		return Result{}
 	}
-	table, ok := tx.v.c.table(row)
+	table, ok := tx.tableOf(row)
 	if !ok {
-		tx.Fail(fmt.Errorf("%T is no row", row))
 		return Result{}
 	}
 	uuid := uuidOf(row)
@@ -492,9 +537,8 @@ func (tx *Tx) Guard(row any, columns ...string) {
 	if tx.err != nil {
 		return
 	}
-	table, ok := tx.v.c.table(row)
+	table, ok := tx.tableOf(row)
 	if !ok {
-		tx.Fail(fmt.Errorf("%T is no row", row))
 		return
 	}
 	if err := tx.x.Guard(table, uuidOf(row), columns...); err != nil {

@@ -35,12 +35,14 @@ type pending struct {
 	base  any
 	now   any
 	guard []string // columns that must be as they were
+	whole []string // sets and maps that are written as a whole
 }
 
 type undo struct {
 	p     *pending
 	now   any
 	guard []string
+	whole []string
 	fresh bool // p was made by this
 }
 
@@ -63,7 +65,7 @@ func (x *Tx) Rollback(mark int) {
 	for len(x.journal) > mark {
 		u := x.journal[len(x.journal)-1]
 		x.journal = x.journal[:len(x.journal)-1]
-		u.p.now, u.p.guard = u.now, u.guard
+		u.p.now, u.p.guard, u.p.whole = u.now, u.guard, u.whole
 		if u.fresh {
 			delete(x.rows[u.p.t.name], u.p.uuid)
 			x.order = slices.DeleteFunc(x.order, func(p *pending) bool { return p == u.p })
@@ -261,8 +263,11 @@ func (x *Tx) pend(t *table, uuid string) (*pending, bool) {
 }
 
 // Put makes a row be as given: a pointer to a generated struct with its UUID,
-// which the transaction keeps; the caller must not change it any more.
-func (x *Tx) Put(row any) error {
+// which the transaction keeps; the caller must not change it any more. Columns
+// that are sets and maps are changed by what differs, so that what others do
+// to them at the same time stays; those named in whole become what they are
+// here whatever others do.
+func (x *Tx) Put(row any, whole ...string) error {
 	name, ok := x.base.TableOf(reflect.TypeOf(row))
 	if !ok {
 		return fmt.Errorf("%T is no row of this handle", row)
@@ -286,9 +291,14 @@ func (x *Tx) Put(row any) error {
 		}
 	}
 	p, fresh := x.pend(t, uuid)
-	x.journal = append(x.journal, undo{p, p.now, p.guard, fresh})
+	x.journal = append(x.journal, undo{p, p.now, p.guard, p.whole, fresh})
 	was := p.now
 	p.now = row
+	for _, c := range whole {
+		if !slices.Contains(p.whole, c) {
+			p.whole = append(slices.Clip(p.whole), c)
+		}
+	}
 	for _, c := range t.index {
 		if s := fieldString(row, c); s != fieldString(was, c) || was == nil {
 			k := nameKey{name, c.name, s}
@@ -358,7 +368,7 @@ func (x *Tx) Delete(table, uuid string) error {
 		}
 	}
 	p, fresh := x.pend(t, uuid)
-	x.journal = append(x.journal, undo{p, p.now, p.guard, fresh})
+	x.journal = append(x.journal, undo{p, p.now, p.guard, p.whole, fresh})
 	p.now = nil
 	return nil
 }
@@ -436,7 +446,7 @@ func (x *Tx) Guard(table, uuid string, columns ...string) error {
 		return err
 	}
 	p, fresh := x.pend(t, uuid)
-	x.journal = append(x.journal, undo{p, p.now, p.guard, fresh})
+	x.journal = append(x.journal, undo{p, p.now, p.guard, p.whole, fresh})
 	for _, c := range columns {
 		if !slices.Contains(p.guard, c) {
 			p.guard = append(slices.Clone(p.guard), c)
@@ -530,7 +540,7 @@ func (p *pending) ops() []Operation {
 		if equal(was, now) {
 			continue
 		}
-		if !c.composite {
+		if !c.composite || slices.Contains(p.whole, c.name) {
 			row[c.name] = c.encode(now)
 			continue
 		}
@@ -588,8 +598,9 @@ func equal(a, b reflect.Value) bool {
 	return reflect.DeepEqual(a.Interface(), b.Interface())
 }
 
-// difference says what a set or map loses and gets. Keys of a map whose value
-// changes are in both; what is lost of a map is a set of keys.
+// difference says what a set or map loses and gets. What is lost of a map is a
+// set of keys; keys that it gets are in both, because another may have set
+// them, and inserting would not change them then.
 func difference(a, b reflect.Value) (gone, added reflect.Value) {
 	if a.Kind() == reflect.Map {
 		gone = reflect.MakeSlice(reflect.SliceOf(a.Type().Key()), 0, 0)
@@ -599,12 +610,16 @@ func difference(a, b reflect.Value) (gone, added reflect.Value) {
 				gone = reflect.Append(gone, it.Key())
 			}
 		}
-		sortSlice(gone)
 		for it := b.MapRange(); it.Next(); {
-			if v := a.MapIndex(it.Key()); !v.IsValid() || v.Interface() != it.Value().Interface() {
+			v := a.MapIndex(it.Key())
+			if !v.IsValid() {
+				gone = reflect.Append(gone, it.Key())
+			}
+			if !v.IsValid() || v.Interface() != it.Value().Interface() {
 				added.SetMapIndex(it.Key(), it.Value())
 			}
 		}
+		sortSlice(gone)
 		return gone, added
 	}
 	switch x := a.Interface().(type) {
