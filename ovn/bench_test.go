@@ -100,3 +100,24 @@ func BenchmarkBatch(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkDial reads 10,000 ports.
+func BenchmarkDial(b *testing.B) {
+	s := ovsdbtest.New(b, ovsdbtest.NB)
+	c, err := ovn.Dial(b.Context(), "red", []string{s.Endpoint()}, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Submit(b.Context(), vnet.PartOverlay, func(tx *ovn.Tx) error { benchPorts(tx, 10000); return nil }); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		d, err := ovn.Dial(b.Context(), "red", []string{s.Endpoint()}, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		d.Close()
+	}
+}

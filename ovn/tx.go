@@ -474,6 +474,22 @@ func (tx *Tx) Members(row any, column string, add, remove []string) Result {
 	}
 	a, _ := field(cur, column)
 	b, _ := field(now, column)
+	if was, is := a.Interface().([]string); is { // not all of a big set is looked at
+		r := Result{UUID: uuid, Verb: vnet.Update}
+		for i, list := range [][]string{add, remove} {
+			for _, m := range list {
+				_, had := slices.BinarySearch(was, m)
+				_, has := slices.BinarySearch(b.Interface().([]string), m)
+				switch {
+				case i == 0 && !had && has:
+					r.Diff = append(r.Diff, column+": +"+m)
+				case i == 1 && had && !has:
+					r.Diff = append(r.Diff, column+": -"+m)
+				}
+			}
+		}
+		return r
+	}
 	return Result{UUID: uuid, Verb: vnet.Update, Diff: memberDiff(column, a, b)}
 }
 
