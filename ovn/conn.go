@@ -241,10 +241,15 @@ func (c *Conn) Has(table, column string) bool {
 }
 
 // Need returns a [*vnet.UnsupportedError] that names feature when the servers
-// lack a column that it needs.
+// lack a column that it needs, and [vnet.ErrNotReady] when that is not known.
 func (c *Conn) Need(feature, table, column string) error {
 	if c.Has(table, column) {
 		return nil
+	}
+	for _, k := range []*ovsdb.Client{c.nb, c.sb} {
+		if k != nil && k.State().SchemaVersion() == "" {
+			return fmt.Errorf("%s: %w", feature, k.Err())
+		}
 	}
 	what := "column " + table + "." + column
 	if column == "" {

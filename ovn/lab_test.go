@@ -75,11 +75,50 @@ func TestOnChassis(t *testing.T) {
 	}
 	require.Equal(t, map[string]string{"a": "hv1", "b": "hv2"}, up)
 
+	// The same objects made again at once: their rows have the UUIDs they had.
+	gone := func(tx *ovn.Tx) error {
+		tx.Delete(ovn.Find[nbrow.LogicalSwitchPort](tx, vnet.PartOverlay, "port", "a"))
+		tx.Delete(ovn.Find[nbrow.LogicalSwitchPort](tx, vnet.PartOverlay, "port", "b"))
+		tx.Delete(ovn.Find[nbrow.LogicalSwitch](tx, vnet.PartOverlay, "network", "n1"))
+		return nil
+	}
+	for range 3 {
+		require.NoError(t, c.Submit(t.Context(), vnet.PartOverlay, gone))
+		require.NoError(t, c.Submit(t.Context(), vnet.PartOverlay, openPort("n1", "a", 1)))
+		require.NoError(t, c.Submit(ctx, vnet.PartOverlay, openPort("n1", "b", 2)))
+		require.NoError(t, a.Ping("10.0.0.2", 3))
+	}
+	ch, err := ovn.OpenChassis(t.Context(), "red", hv[0].Endpoint, &ovn.ChassisOptions{Netns: hv[0].NS.Path})
+	require.NoError(t, err)
+	defer ch.Close()
+	for range 3 {
+		require.NoError(t, ch.Unplug(t.Context(), vnet.PartOverlay, "a"))
+		_, err = ch.Plug(t.Context(), ovn.Plug{Part: vnet.PartOverlay, PortID: "a", Kind: ovn.DeviceVeth, Netns: a.Path, MAC: vnet.MAC{2, 0, 0, 0, 0, 1}, MTU: 1442})
+		require.NoError(t, err)
+		a.Addr("eth0", "10.0.0.1/24")
+		a.Up("eth0")
+		_, err = ch.WaitInstalled(t.Context(), vnet.PartOverlay, "a")
+		require.NoError(t, err)
+		require.NoError(t, a.Ping("10.0.0.2", 3))
+	}
+	// And on another host.
+	require.NoError(t, ch.Unplug(t.Context(), vnet.PartOverlay, "a"))
+	ch2, err := ovn.OpenChassis(t.Context(), "red", hv[1].Endpoint, &ovn.ChassisOptions{Netns: hv[1].NS.Path})
+	require.NoError(t, err)
+	defer ch2.Close()
+	_, err = ch2.Plug(t.Context(), ovn.Plug{Part: vnet.PartOverlay, PortID: "a", Kind: ovn.DeviceVeth, Netns: a.Path, MAC: vnet.MAC{2, 0, 0, 0, 0, 1}, MTU: 1442})
+	require.NoError(t, err)
+	a.Addr("eth0", "10.0.0.1/24")
+	a.Up("eth0")
+	_, err = ch2.WaitInstalled(t.Context(), vnet.PartOverlay, "a")
+	require.NoError(t, err)
+	require.NoError(t, a.Ping("10.0.0.2", 3))
+
 	// A chassis that does not answer is named, and the others go on.
 	hv[1].OVNController.Pause()
 	short, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	err := c.Submit(short, vnet.PartOverlay, openPort("n1", "c", 3))
+	err = c.Submit(short, vnet.PartOverlay, openPort("n1", "c", 3))
 	require.ErrorIs(t, err, vnet.ErrNotReady)
 	require.ErrorContains(t, err, "hv2")
 	require.NotContains(t, err.Error(), "hv1")

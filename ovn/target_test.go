@@ -424,6 +424,7 @@ func TestDialNamesWhatIsWrong(t *testing.T) {
 	require.NoError(t, err)
 	defer c.Close()
 	require.False(t, c.Health(ctx).Complete)
+	require.ErrorIs(t, c.Need("ports", "Logical_Switch_Port", "name"), vnet.ErrNotReady)
 	require.ErrorIs(t, c.Submit(t.Context(), vnet.PartOverlay, ensureNetwork("n1")), vnet.ErrNotReady)
 	_, err = c.Plan(t.Context(), vnet.PartOverlay, ensureNetwork("n1"))
 	require.ErrorIs(t, err, vnet.ErrNotReady)

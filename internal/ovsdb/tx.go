@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ovn-kubernetes/libovsdb/ovsdb"
@@ -716,6 +717,10 @@ func (c *Client) refused(e *TransactError, ops []Operation) error {
 		err = fmt.Errorf("%s refuses %s of %s", c.Database(), ops[e.Index].Op, ops[e.Index].Table)
 	}
 	switch e.Code {
+	case "syntax error":
+		if strings.Contains(e.Details, "uuid") { // an unexpected member
+			return fmt.Errorf("%w: %w: %w", err, e, &vnet.UnsupportedError{Feature: "making rows with UUIDs of the client's", Backend: "the server", Need: "Open vSwitch 2.13"})
+		}
 	case "constraint violation", "duplicate uuid", "timed out":
 		return fmt.Errorf("%w: %w: %w", err, e, vnet.ErrConflict)
 	case "referential integrity violation":
