@@ -168,6 +168,38 @@ func contractCases() []Case {
 			require.Contains(b.t, err.Error(), `"default"`)
 			b.planned(secgroup.State{})
 		}},
+		{"a port must be there", "On a central platform EnsurePort of a port that the overlay has not is ErrNotFound, and so is a Sync with one.", func(b *bench) {
+			if !b.central {
+				return
+			}
+			s := sample()
+			s.Ports = append(s.Ports, secgroup.Port{ID: "nowhere", NetworkID: "net", MAC: mac(50)})
+			err := b.e.EnsurePort(b.ctx, s.Ports[4])
+			require.ErrorIs(b.t, err, vnet.ErrNotFound)
+			require.Contains(b.t, err.Error(), "nowhere")
+			b.silent("a Sync with a port that is not there", func() {
+				err := b.e.Sync(b.ctx, s, vnet.SyncOptions{})
+				require.ErrorIs(b.t, err, vnet.ErrNotFound)
+				require.Contains(b.t, err.Error(), "nowhere")
+			})
+			b.planned(secgroup.State{})
+		}},
+		{"a port of the overlay goes first", "On a central platform the record of a port goes with it; DeletePort and Sync clear what is left of it.", func(b *bench) {
+			if !b.central {
+				return
+			}
+			s := sample()
+			b.ensure(s)
+			require.NoError(b.t, b.h.Overlay.DeletePort(b.ctx, "p1"))
+			require.NoError(b.t, b.e.DeletePort(b.ctx, "p1"))
+			s.Ports = s.Ports[1:]
+			b.planned(s)
+			b.silent("a Sync after it", func() { require.NoError(b.t, b.e.Sync(b.ctx, s, vnet.SyncOptions{})) })
+			require.NoError(b.t, b.h.Overlay.DeletePort(b.ctx, "p2"))
+			s.Ports = s.Ports[1:]
+			require.NoError(b.t, b.e.Sync(b.ctx, s, vnet.SyncOptions{}))
+			b.planned(s)
+		}},
 		{"references may come later", "A rule may refer to a group or address group that does not exist yet.", func(b *bench) {
 			s := sample()
 			require.NoError(b.t, b.e.EnsureGroup(b.ctx, s.Groups[2]))

@@ -2,8 +2,11 @@ package secgrouptest
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"testing"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/vnet-go/vnet/overlay"
 	"github.com/vnet-go/vnet/secgroup"
@@ -20,6 +23,29 @@ type Harness struct {
 	// Slow makes the suite wait longer for what must not arrive, and draw less
 	// at random: for emulated machines.
 	Slow bool
+	// Central: the hosts share one backend and one overlay, which are told of
+	// everything once; each host's Overlay plugs. A port must be in the overlay
+	// before it is filtered.
+	Central bool
+	// Segment is the type of the networks that machines are on; default VXLAN.
+	Segment overlay.SegmentType
+	// Settle waits until the data path does what the backend has written, where
+	// that is a moment after its calls return. Nil: it is not.
+	Settle func()
+	// Limits are where the platform does otherwise than the contract says. The
+	// suite checks that it does so.
+	Limits Limits
+}
+
+// Limits of a platform. Each is a sentence of the contract that does not hold.
+type Limits struct {
+	// OpenerEnds: when what allowed a connection goes, the connection ends with
+	// the next packet of who opened it; until then the other side's pass.
+	OpenerEnds bool
+	// RouterAdvertisements of a port with port security pass.
+	RouterAdvertisements bool
+	// ICMPCodes: echo and timestamp with a code other than 0 are invalid.
+	ICMPCodes bool
 }
 
 // Host is one hypervisor with the backend on it.
@@ -86,13 +112,40 @@ type bench struct {
 	ctx context.Context
 	h   Host
 	e   *secgroup.Enforcer
+
+	central bool
 }
 
 func newBench(t *testing.T, h Harness) *bench {
 	host := h.Make(t, 1)[0]
-	b := &bench{t: t, ctx: t.Context(), h: host}
+	b := &bench{t: t, ctx: t.Context(), h: host, central: h.Central}
 	b.e = b.over(host.SecGroup)
+	if h.Central {
+		require.NoError(t, host.Overlay.EnsureNetwork(b.ctx, overlay.Network{ID: "net", Segment: segment(h, 99), MTU: 1400}))
+		ports := sample().Ports
+		for i := range 30 {
+			ports = append(ports, secgroup.Port{ID: fmt.Sprintf("p%02d", i), MAC: mac(200 + i)})
+		}
+		for i := range 8 {
+			ports = append(ports, secgroup.Port{ID: fmt.Sprintf("c%d", i), MAC: mac(100 + i)})
+		}
+		for _, p := range ports {
+			require.NoError(t, host.Overlay.EnsurePort(b.ctx, overlay.Port{ID: p.ID, NetworkID: "net", MAC: p.MAC, FixedIPs: p.FixedIPs, Filtered: !p.DisablePortSecurity}))
+		}
+	}
 	return b
+}
+
+// segment is the n-th of the harness' type.
+func segment(h Harness, n uint32) overlay.Segment {
+	s := overlay.Segment{Type: overlay.VXLAN, ID: n}
+	if h.Segment != "" {
+		s.Type = h.Segment
+	}
+	if s.Type == overlay.Local || s.Type == overlay.Flat {
+		s.ID = 0
+	}
+	return s
 }
 
 func (b *bench) over(s secgroup.Backend) *secgroup.Enforcer {

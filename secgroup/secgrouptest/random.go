@@ -35,6 +35,9 @@ func runRandom(t *testing.T, w *world, slow bool) {
 		var probes, answers []probe
 		for range rapid.IntRange(1, 10).Draw(t, "packets") {
 			drawn := drawProbe(t)
+			if w.limit.ICMPCodes {
+				drawn.frame.ICMPCode = 0
+			}
 			p := w.fill(drawn)
 			ok, v := reaches(m, p)
 			if p.pass = arrives(s, p.from, p.to, p.frame); ok != p.pass {

@@ -26,6 +26,7 @@ func removalCases() []PacketCase {
 	}
 	// cut opens every connection, takes something away, and sends on each in
 	// both directions: those marked ends must be cut, the others flow on.
+	// Under [Limits.OpenerEnds] the opener sends first.
 	type conn struct {
 		from, to string
 		frame    lab.Frame
@@ -55,6 +56,9 @@ func removalCases() []PacketCase {
 					b.Flags, b.Seq, b.Ack = lab.ACK|lab.PSH, 5001+12, more.Seq
 				}
 				back = append(back, probe{"afterwards, back", c.to, c.from, b, c.v6, !c.ends})
+			}
+			if w.limit.OpenerEnds {
+				return []round{{probes: open}, {probes: answer}, {probes: data}, {do: take}, {probes: later}, {probes: back}}
 			}
 			return []round{{probes: open}, {probes: answer}, {probes: data}, {do: take}, {probes: back}, {probes: later}}
 		}
@@ -146,6 +150,30 @@ func removalCases() []PacketCase {
 			cut(func(w *world) {
 				w.sync(base(w, []secgroup.Group{group("g", ssh, dns)}, w.port("b", "g")))
 			}, conn{"a", "b", tcp(80), false, true}, conn{"a", "b", tcp(22), false, false}, conn{"c", "b", tcp(22), false, false}, conn{"c", "b", udp(53), false, false})},
+		{"until the opener speaks", "When what allowed a connection goes, it ends at once; or, where that is a limit, with the next packet of who opened it.",
+			func(w *world) secgroup.State {
+				return base(w, []secgroup.Group{group("g", dns)}, w.port("b", "g"))
+			},
+			func(w *world) []round {
+				var open, answer, later, back []probe
+				for _, from := range []string{"a", "c"} {
+					p := w.fill(probe{"opens", from, "b", udp(53), false, true})
+					open = append(open, p)
+					r := probe{"answers", "b", from, reply(p), false, true}
+					answer = append(answer, r)
+					r.frame.Payload, p.frame.Payload = nil, nil
+					r.pass, p.pass = w.limit.OpenerEnds, false
+					later, back = append(later, p), append(back, r)
+				}
+				closed := slices.Clone(back)
+				for i := range closed {
+					closed[i].pass = false
+				}
+				return []round{{probes: open}, {probes: answer},
+					{do: func(w *world) {
+						w.each(func(e *secgroup.Enforcer) error { return e.EnsureGroup(w.ctx, group("g")) })
+					}, probes: back}, {probes: later}, {probes: closed}}
+			}},
 		{"something added", "Adding ends no connection.",
 			func(w *world) secgroup.State {
 				return base(w, []secgroup.Group{group("g", web)}, w.port("b", "g"))

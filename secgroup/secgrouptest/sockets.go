@@ -133,9 +133,7 @@ func runSockets(t *testing.T, h Harness) {
 	}
 	_, err := w.dial("a", "tcp", b.v4, 81)
 	require.Error(t, err, "a port without a rule")
-	for _, e := range w.enf {
-		require.NoError(t, e.EnsureGroup(w.ctx, less))
-	}
+	w.each(func(e *secgroup.Enforcer) error { return e.EnsureGroup(w.ctx, less) })
 	for _, s := range streams {
 		if s.ends {
 			require.Error(t, echo(s.c, 150*time.Millisecond), s.name)
@@ -144,9 +142,7 @@ func runSockets(t *testing.T, h Harness) {
 		}
 	}
 	// What comes back allows new connections; the old ones are over.
-	for _, e := range w.enf {
-		require.NoError(t, e.EnsureGroup(w.ctx, open))
-	}
+	w.each(func(e *secgroup.Enforcer) error { return e.EnsureGroup(w.ctx, open) })
 	c, err := w.dial("a", "tcp", b.v4, 80)
 	require.NoError(t, err)
 	defer c.Close()

@@ -57,7 +57,7 @@ func spoofCases() []PacketCase {
 					{"DHCP request from a foreign address", "a", "d", src(udpFrom(68, 67), "10.0.0.2"), false, false},
 					{"DHCP server", "a", "d", udpFrom(67, 68), false, false}, {"DHCPv6 server", "a", "d", udpFrom(547, 546), true, false},
 					{"DHCPv6 request", "a", "d", src(dst(udpFrom(546, 547), "ff02::1:2"), a.ll.String()), true, true},
-					{"RA", "a", "d", src(dst(lab.Frame{Proto: lab.ICMPv6, ICMPType: 134, TTL: 255}, "ff02::1"), a.ll.String()), true, false},
+					{"RA", "a", "d", src(dst(lab.Frame{Proto: lab.ICMPv6, ICMPType: 134, TTL: 255}, "ff02::1"), a.ll.String()), true, w.limit.RouterAdvertisements},
 					{"RS", "a", "d", src(dst(lab.Frame{Proto: lab.ICMPv6, ICMPType: 133, TTL: 255}, "ff02::2"), a.ll.String()), true, true},
 					{"MLD report from nobody", "a", "d", src(dst(lab.Frame{Proto: lab.ICMPv6, ICMPType: 143, TTL: 1}, "ff02::16"), "::"), true, true},
 					{"no IP", "a", "d", lab.Frame{EtherType: 0x88cc, Payload: []byte("lldp of a vm, long enough to be told apart from others")}, false, false},

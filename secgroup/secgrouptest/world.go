@@ -22,7 +22,7 @@ import (
 //	host 1:  a b d (net1)   x y (net2, with the addresses of a and b)
 //	host 2:  c     (net1)
 //
-// net1 and net2 are VXLAN networks. All ports are born closed but d's, which
+// net1 and net2 are tunnel networks. All ports are born closed but d's, which
 // has no port security in most cases. vm.bare ones have no address of their
 // own: their stacks answer nothing, and frames are made by hand.
 type world struct {
@@ -32,6 +32,9 @@ type world struct {
 	enf   []*secgroup.Enforcer
 	vms   map[string]*vm
 	over  overlay.State // of all hosts; RemotePorts left out
+	limit Limits
+	// settle is Harness.Settle, or nothing.
+	settle func()
 	// quiet is how long after the last expected frame an unwanted one may still come.
 	quiet time.Duration
 }
@@ -64,18 +67,24 @@ func worldVMs() []*vm {
 // without, only frames made by hand come from them.
 func newWorld(t testing.TB, h Harness, addresses bool) *world {
 	t.Helper()
-	w := &world{t: t, ctx: context.WithoutCancel(t.Context()), hosts: h.Make(t, 2), vms: map[string]*vm{}, quiet: 50 * time.Millisecond}
+	w := &world{t: t, ctx: context.WithoutCancel(t.Context()), hosts: h.Make(t, 2), vms: map[string]*vm{}, quiet: 50 * time.Millisecond, limit: h.Limits, settle: h.Settle}
+	if w.settle == nil {
+		w.settle = func() {}
+	}
 	if h.Slow {
 		w.quiet *= 2
 	}
-	for _, host := range w.hosts {
+	for i, host := range w.hosts {
+		if h.Central && i > 0 {
+			break
+		}
 		e, err := secgroup.New(host.SecGroup, nil)
 		require.NoError(t, err)
 		w.enf = append(w.enf, e)
 	}
 	l := lab.New(t)
 	for i, id := range []string{"net1", "net2"} {
-		w.over.Networks = append(w.over.Networks, overlay.Network{ID: id, Segment: overlay.Segment{Type: overlay.VXLAN, ID: uint32(100 + i)}, MTU: 1400,
+		w.over.Networks = append(w.over.Networks, overlay.Network{ID: id, Segment: segment(h, uint32(100+i)), MTU: 1400,
 			Subnets: []overlay.Subnet{{ID: id + "-4", CIDR: prefix("10.0.0.0/16")}, {ID: id + "-6", CIDR: prefix("2001:db8::/64")}}})
 	}
 	for _, v := range worldVMs() {
@@ -89,14 +98,17 @@ func newWorld(t testing.TB, h Harness, addresses bool) *world {
 			Filtered: v.name != "d", Host: w.hosts[v.host].Name})
 	}
 	for i, host := range w.hosts {
+		if h.Central && i > 0 {
+			break
+		}
 		s := overlay.State{Networks: w.over.Networks}
 		for _, p := range w.over.Ports {
-			if p.Host == host.Name {
+			if p.Host == host.Name || h.Central {
 				s.Ports = append(s.Ports, p)
 			}
 		}
 		for _, v := range w.vms {
-			if v.host != i {
+			if v.host != i && !h.Central {
 				s.RemotePorts = append(s.RemotePorts, overlay.RemotePort{ID: v.name, NetworkID: v.net, MAC: v.mac, IPs: []netip.Addr{v.v4, v.v6}, Endpoint: w.hosts[v.host].Endpoint})
 			}
 		}
@@ -121,6 +133,7 @@ func (w *world) plug(v *vm) {
 	require.NoError(w.t, err)
 	v.Up("eth0")
 	v.cap = v.Capture("eth0")
+	w.settle()
 }
 
 // sync gives every host the state.
@@ -129,6 +142,7 @@ func (w *world) sync(s secgroup.State) {
 	for _, e := range w.enf {
 		require.NoError(w.t, e.Sync(w.ctx, s, vnet.SyncOptions{Force: true}))
 	}
+	w.settle()
 }
 
 // each calls f with the enforcer of every host.
@@ -137,6 +151,7 @@ func (w *world) each(f func(e *secgroup.Enforcer) error) {
 	for _, e := range w.enf {
 		require.NoError(w.t, f(e))
 	}
+	w.settle()
 }
 
 // port is the secgroup port of a machine, in groups.
