@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -38,7 +39,8 @@ type Server struct {
 
 // dir is short: the path of a socket has 107 characters at most.
 func dir(t testing.TB) string {
-	d, err := os.MkdirTemp("", "vnet-ovsdb-")
+	sweep()
+	d, err := os.MkdirTemp("", fmt.Sprintf("vnet-ovsdb-%d-", os.Getpid()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,6 +72,25 @@ func Empty(t testing.TB, schema string, args ...string) *Server {
 	s.Run("ovsdb-tool", "create", s.db, schema)
 	s.Start()
 	return s
+}
+
+// sweep ends and removes what test processes that were killed have left.
+func sweep() {
+	dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), "vnet-ovsdb-*-*"))
+	for _, d := range dirs {
+		pid, err := strconv.Atoi(strings.Split(filepath.Base(d), "-")[2])
+		if err != nil || syscall.Kill(pid, 0) == nil {
+			continue
+		}
+		if b, err := os.ReadFile(filepath.Join(d, "pid")); err == nil {
+			n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+			args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", n))
+			if err == nil && bytes.Contains(args, []byte(d)) { // and not another process of that number
+				syscall.Kill(n, syscall.SIGKILL)
+			}
+		}
+		os.RemoveAll(d)
+	}
 }
 
 func (s *Server) init(schema string) {
@@ -145,7 +166,7 @@ func (s *Server) Endpoint() string { return "unix:" + filepath.Join(s.Dir, "sock
 func (s *Server) Start() {
 	s.t.Helper()
 	os.Remove(s.ctl())
-	args := append([]string{"-vconsole:warn", "-vsyslog:off", "--no-chdir", "--unixctl=" + s.ctl(), "--remote=punix:" + filepath.Join(s.Dir, "sock")}, s.args...)
+	args := append([]string{"-vconsole:warn", "-vsyslog:off", "--no-chdir", "--pidfile=" + filepath.Join(s.Dir, "pid"), "--unixctl=" + s.ctl(), "--remote=punix:" + filepath.Join(s.Dir, "sock")}, s.args...)
 	s.cmd = exec.Command("ovsdb-server", append(args, s.db)...)
 	s.cmd.Stdout, s.cmd.Stderr = &s.out, &s.out
 	s.cmd.Env = append(os.Environ(), "OVS_RUNDIR="+s.Dir, "OVN_RUNDIR="+s.Dir, "OVS_LOGDIR="+s.Dir, "OVS_SYSCONFDIR="+s.Dir, "OVS_DBDIR="+s.Dir)
