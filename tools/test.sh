@@ -13,9 +13,15 @@ run() { # run FOLDER ARGS...
 	if grep -qE '^(--- FAIL|[[:space:]]+--- FAIL|FAIL|panic:|.*\[build failed\])' "$log"; then
 		status=1
 		echo "---- output of what failed"
+		# The end of what each failed package printed about what failed.
 		awk 'NR == FNR { if ($0 ~ /--- FAIL: /) { sub(/.*--- FAIL: /, ""); failed[$1] = 1 } next }
 			/^=== (RUN|CONT|NAME)/ { show = $3 in failed }
-			/--- FAIL: / || /^FAIL|^panic:|^# |build failed|^[^ ]+\.go:[0-9]+:[0-9]+: / || show' "$log" "$log" | tail -n 400
+			/^=== RUN/ { next }
+			/--- FAIL: / || /^panic|^#|build failed|^[^ ]+\.go:[0-9]+:[0-9]+: / || show { line[n++] = $0 }
+			/^(ok|FAIL|\?)[[:space:]]+[^ ]/ {
+				if ($1 == "FAIL") { print "---- " $2; for (i = n > 150 ? n - 150 : 0; i < n; i++) print line[i] }
+				n = show = 0
+			}' "$log" "$log"
 	fi
 	if grep -E '^[[:space:]]*--- SKIP' "$log"; then
 		echo "skipped tests: they should have run"
