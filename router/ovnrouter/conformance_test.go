@@ -36,10 +36,15 @@ type site struct {
 	n  atomic.Int32
 }
 
-func newSite(t testing.TB) *site {
+// newSite starts two chassis, and more of which these names are.
+func newSite(t testing.TB, more ...string) *site {
 	l := lab.New(t)
 	s := &site{l: l, c: l.OVNCentral(nil)}
-	s.hv = l.Chassis(s.c, lab.ChassisOptions{Name: "hv1", Physical: []string{"ex"}}, lab.ChassisOptions{Name: "hv2", Physical: []string{"ex"}})
+	var hv []lab.ChassisOptions
+	for _, name := range append([]string{"hv1", "hv2"}, more...) {
+		hv = append(hv, lab.ChassisOptions{Name: name, Physical: []string{"ex", "ex2"}})
+	}
+	s.hv = l.Chassis(s.c, hv...)
 	return s
 }
 
@@ -51,8 +56,8 @@ func (s *site) dial(t testing.TB, owner vnet.Owner) *ovn.Conn {
 	return c
 }
 
-// host is the installation for an owner of its own.
-func (s *site) host(t testing.TB) routertest.Host {
+// host is the installation for an owner of its own, whose outside is a physical network.
+func (s *site) host(t testing.TB, physical string) routertest.Host {
 	owner := vnet.Owner(s.l.Owner(fmt.Sprint("o", s.n.Add(1))))
 	c := s.dial(t, owner)
 	p := &pluggers{t: t, s: s, owner: owner, c: c}
@@ -88,12 +93,45 @@ func (s *site) host(t testing.TB) routertest.Host {
 	require.NoError(t, err)
 	return routertest.Host{Overlay: &switches{c: c}, Plugger: p, Router: b, Reopen: reopen,
 		Writes:  func() int { return s.writes() },
-		Out:     overlay.Segment{Type: overlay.Flat, PhysicalNetwork: "ex"},
-		Station: s.station}
+		Out:     overlay.Segment{Type: overlay.Flat, PhysicalNetwork: physical},
+		Station: func(t testing.TB, ns *lab.NS, p overlay.Port) { s.station(t, s.l.Wire(physical), ns, p.MAC) },
+		Beside:  func(t testing.TB) routertest.Host { return s.host(t, "ex2") },
+		Foreign: s.foreign}
+}
+
+// foreign makes a router of nobody and one of another owner, with the names,
+// ids and addresses of ours.
+func (s *site) foreign(t testing.TB) func(testing.TB) {
+	for _, owner := range []string{"", "another"} {
+		id := func(kind, id string) string {
+			if owner == "" {
+				return "external_ids:note=mine"
+			}
+			return fmt.Sprintf("external_ids={\"vnet:owner\"=%s,\"vnet:part\"=router,\"vnet:kind\"=%s,\"vnet:id\"=%s}", owner, kind, id)
+		}
+		n := "foreign" + owner
+		s.c.NBCtl("--id=@n", "create", "NAT", "type=dnat_and_snat", "external_ip=203.0.113.50", "logical_ip=10.0.0.5", id("floatingip", "f1"),
+			"--", "--id=@p", "create", "Logical_Router_Port", "name="+n+"-p", `mac="02:00:00:00:01:01"`, "networks=10.0.0.1/24", id("port", "r1-in"),
+			"--", "--id=@l", "create", "Load_Balancer", "name="+n, `vips={"203.0.113.2:2200"="10.0.0.6:22"}`, id("portforward", "p1"),
+			"--", "create", "Logical_Router", "name="+n, "nat=@n", "ports=@p", "load_balancer=@l", id("router", "r1"))
+		s.c.NBCtl("create", "Address_Set", "name="+n, "addresses=203.0.113.50", id("hairpin", "r1"))
+		t.Cleanup(func() {
+			s.c.NBCtl("lr-del", n, "--", "lb-del", n, "--", "destroy", "Address_Set", n)
+		})
+	}
+	look := func() string {
+		out := ""
+		for _, n := range []string{"foreign", "foreignanother"} {
+			out += s.c.NBCtl("list", "Logical_Router", n) + s.c.NBCtl("list", "Logical_Router_Port", n+"-p") + s.c.NBCtl("lr-nat-list", n) + s.c.NBCtl("list", "Load_Balancer", n) + s.c.NBCtl("list", "Address_Set", n)
+		}
+		return out
+	}
+	was := look()
+	return func(t testing.TB) { require.Equal(t, was, look()) }
 }
 
 func (s *site) dial2(t testing.TB, owner vnet.Owner) *ovn.Conn {
-	c, err := ovn.Dial(context.Background(), owner, strings.Split(s.c.NBEndpoints(), ","), &ovn.Options{Wait: ovn.WaitHypervisors, Timeout: 60 * time.Second})
+	c, err := ovn.Dial(context.Background(), owner, strings.Split(s.c.NBEndpoints(), ","), nil) // not all chassis may live
 	require.NoError(t, err)
 	return c
 }
@@ -105,9 +143,8 @@ func (s *site) writes() int {
 	return n
 }
 
-// station puts a machine on the wire of the physical network.
-func (s *site) station(t testing.TB, ns *lab.NS, p overlay.Port) {
-	wire := s.l.Wire("ex")
+// station puts a machine on the wire of a physical network.
+func (s *site) station(t testing.TB, wire, ns *lab.NS, mac vnet.MAC) {
 	end := fmt.Sprint("st", s.n.Add(1))
 	s.l.Veth(wire, end, ns, "eth0")
 	wire.IP("link", "set", "dev", end, "master", "br")
@@ -115,7 +152,7 @@ func (s *site) station(t testing.TB, ns *lab.NS, p overlay.Port) {
 	t.Cleanup(func() { wire.IP("link", "del", "dev", end) })
 	ns.NoOffload("eth0")
 	ns.IP("link", "set", "dev", "eth0", "down") // its link-local address is of the MAC
-	ns.SetMAC("eth0", p.MAC)
+	ns.SetMAC("eth0", mac)
 }
 
 // pluggers plugs one machine here and the next there.
@@ -126,6 +163,7 @@ type pluggers struct {
 	c     *ovn.Conn
 	on    []*plugger
 	n     int
+	pin   map[string]int // the chassis of a port; else one after the other
 }
 
 type plugger struct {
@@ -142,6 +180,9 @@ func (p *pluggers) Plug(ctx context.Context, a overlay.Attachment) (overlay.Devi
 		}
 	}
 	x := p.on[p.n%len(p.on)]
+	if i, ok := p.pin[a.PortID]; ok {
+		x = p.on[i]
+	}
 	for _, o := range p.on {
 		if slices.Contains(o.plugged, a.PortID) {
 			x = o
@@ -175,6 +216,15 @@ func (s *switches) EnsureNetwork(ctx context.Context, n overlay.Network) error {
 
 func (s *switches) network(tx *ovn.Tx, n overlay.Network) error {
 	sw := ovn.Ensure(tx, "network", n.ID, &nbrow.LogicalSwitch{Name: s.c.Name("network", n.ID)})
+	for _, dir := range []nbrow.ACLDirection{nbrow.ACLDirectionFromLport, nbrow.ACLDirectionToLport} {
+		id := n.ID + "/" + dir
+		if n.AdminDown {
+			a := ovn.Ensure(tx, "down", id, &nbrow.ACL{Direction: dir, Match: "1", Action: nbrow.ACLActionDrop, Priority: 32767})
+			tx.Hold(ovn.At[nbrow.LogicalSwitch](tx, sw.UUID), "acls", a.UUID)
+		} else {
+			tx.Delete(ovn.Find[nbrow.ACL](tx, vnet.PartOverlay, "down", id))
+		}
+	}
 	if n.Segment.Type == overlay.Flat {
 		l := ovn.Ensure(tx, "localnet", n.ID, &nbrow.LogicalSwitchPort{Name: s.c.Name("localnet", n.ID), Type: "localnet",
 			Addresses: []string{"unknown"}, Options: map[string]string{"network_name": n.Segment.PhysicalNetwork}})
@@ -192,7 +242,8 @@ func (s *switches) port(tx *ovn.Tx, p overlay.Port) error {
 	for _, a := range p.FixedIPs {
 		addrs[0] += " " + a.String()
 	}
-	r := ovn.Ensure(tx, "port", p.ID, &nbrow.LogicalSwitchPort{Name: s.c.PortName(p.ID)})
+	up := !p.AdminDown
+	r := ovn.Ensure(tx, "port", p.ID, &nbrow.LogicalSwitchPort{Name: s.c.PortName(p.ID), Enabled: &up})
 	row := ovn.At[nbrow.LogicalSwitchPort](tx, r.UUID)
 	tx.Hold(ovn.Find[nbrow.LogicalSwitch](tx, vnet.PartOverlay, "network", p.NetworkID), "ports", r.UUID)
 	tx.Members(row, "addresses", addrs, slices.DeleteFunc(slices.Clone(row.Addresses), func(s string) bool { return s == addrs[0] }))
@@ -236,5 +287,5 @@ func (s *switches) Features(context.Context) overlay.Features {
 func TestConformance(t *testing.T) {
 	s := newSite(t)
 	routertest.Run(t, routertest.Harness{Worlds: *worlds, Packets: *packets,
-		Make: func(t testing.TB) routertest.Host { return s.host(t) }})
+		Make: func(t testing.TB) routertest.Host { return s.host(t, "ex") }})
 }
