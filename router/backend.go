@@ -70,6 +70,9 @@ const (
 	// Connections of a floating IP that is moved go on, with whom they began.
 	// Those of one that is deleted end.
 	LimitMovedConnections Limit = "moved-connections"
+	// Packets of connections that the router has not seen begin are translated
+	// as if they began one.
+	LimitPicksUp Limit = "picks-up"
 	// A router with a gateway is silent about ports of its own that nobody
 	// serves: no reset, no ICMP.
 	LimitSilentPorts Limit = "silent-ports"

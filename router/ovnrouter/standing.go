@@ -283,14 +283,8 @@ func switchOf(v ovn.Reader, network string) *nbrow.LogicalSwitch {
 
 // physicalOf is the physical network that a network is on, or "".
 func physicalOf(v ovn.Reader, network string) string {
-	sw := switchOf(v, network)
-	if sw == nil {
-		return ""
-	}
-	for _, uuid := range sw.Ports {
-		if p := ovn.At[nbrow.LogicalSwitchPort](v, uuid); p != nil && p.Type == "localnet" {
-			return p.Options["network_name"]
-		}
+	if p := ovn.Find[nbrow.LogicalSwitchPort](v, vnet.PartOverlay, "localnet", network); p != nil {
+		return p.Options["network_name"]
 	}
 	return ""
 }
