@@ -44,6 +44,8 @@ type Limits struct {
 	OpenerEnds bool
 	// RouterAdvertisements of a port with port security pass.
 	RouterAdvertisements bool
+	// Fragments of a datagram but the first match no rule about ports.
+	Fragments bool
 	// ICMPCodes: echo and timestamp with a code other than 0 are invalid.
 	ICMPCodes bool
 }
