@@ -3,6 +3,7 @@ package dhcp
 import (
 	"context"
 	"iter"
+	"slices"
 
 	"github.com/vnet-go/vnet"
 )
@@ -27,8 +28,49 @@ type Features struct {
 	Relay   bool // requests through relays (giaddr)
 	V6      bool
 	Leases  bool // knows who holds what (LeaseLister)
-	Options bool // arbitrary options by code
+	Options bool // options by code
+	// Central: it serves on all hosts, and does not look at Reservation.Host.
+	// A reservation is for a port that the overlay has on the network, by its
+	// MAC, and its addresses are fixed IPs of it: one whose port is neither
+	// there nor in the same batch is [vnet.ErrNotFound], one with other
+	// addresses a [*vnet.FieldError]. It goes with its port.
+	Central bool
+	// Limits are where the platform does otherwise than this package says, and
+	// cannot do better.
+	Limits []Limit
 }
+
+// Has reports whether l is one of the limits.
+func (f Features) Has(l Limit) bool { return slices.Contains(f.Limits, l) }
+
+// Limit names something that a platform does otherwise than this package says.
+// What it does instead is part of the name's meaning, and tested by package
+// dhcptest.
+type Limit string
+
+// The limits.
+const (
+	// Options by code that the platform has no word for are refused.
+	LimitOptionCodes Limit = "option-codes"
+	// Reservation.ClientID and DUID are refused.
+	LimitClientID Limit = "client-id"
+	// Boot files of client architectures are refused, but for [BootDefault] and
+	// [BootIPXE].
+	LimitBootFiles Limit = "boot-files"
+	// Scope.RapidCommit is refused.
+	LimitRapidCommit Limit = "rapid-commit"
+	// Clients that nobody reserved for hear nothing, whatever Scope.NAKUnknown
+	// says.
+	LimitNAKUnknown Limit = "nak-unknown"
+	// Everything that the scope says is sent, asked for or not.
+	LimitAllOptions Limit = "all-options"
+	// DHCPv6 gives addresses for ever, whatever Scope.Lease says.
+	LimitLease6 Limit = "lease6"
+	// Clients are told no domain-qualified name of theirs (options 81, v6 39).
+	LimitNames Limit = "names"
+	// Several addresses of one client by DHCPv6 are refused.
+	LimitOneAddress Limit = "one-address"
+)
 
 // Runner is implemented by backends whose server is this process. Serve
 // returns when ctx ends; it serves what was ensured before and after.

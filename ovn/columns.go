@@ -35,7 +35,7 @@ var rules = []Rule{
 		other_config:mcast_flood_unregistered other_config:mcast_eth_src other_config:mcast_ip4_src other_config:mcast_ip6_src
 		other_config:mcast_table_size other_config:mcast_idle_timeout other_config:vlan-passthru other_config:fdb_age_threshold
 		+ports +acls +dns_records`)},
-	{vnet.PartOverlay, "Logical_Switch_Port", "", words(`name type +addresses enabled parent_name tag tag_request ha_chassis_group
+	{vnet.PartOverlay, "Logical_Switch_Port", "", words(`name type +addresses enabled parent_name tag_request ha_chassis_group
 		options:network_name options:ethtype options:mcast_flood options:mcast_flood_reports options:localnet_learn_fdb
 		options:requested-chassis options:activation-strategy options:vif-plug-type options:vif-plug-mtu-request
 		options:vif-plug:representor:pf-mac options:vif-plug:representor:vf-num options:virtual-ip options:virtual-parents`)},
@@ -64,7 +64,9 @@ var rules = []Rule{
 	{vnet.PartRouter, "Logical_Switch", vnet.PartOverlay, words(`other_config:broadcast-arps-to-all-routers +ports +load_balancer`)},
 
 	{vnet.PartDHCP, "DHCP_Options", "", words(`cidr options`)},
+	{vnet.PartDHCP, "Logical_Switch_Port", "", words(`name type addresses enabled`)},
 	{vnet.PartDHCP, "Logical_Switch_Port", vnet.PartOverlay, words(`dhcpv4_options dhcpv6_options`)},
+	{vnet.PartDHCP, "Logical_Switch", vnet.PartOverlay, words(`+ports`)},
 
 	{vnet.PartSecGroup, "Port_Group", "", words(`name ports acls`)},
 	{vnet.PartSecGroup, "ACL", "", words(`action direction match priority name log severity meter label options`)},

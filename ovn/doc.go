@@ -52,7 +52,7 @@
 //	                                                   other_config:mcast_table_size other_config:mcast_idle_timeout
 //	                                                   other_config:vlan-passthru other_config:fdb_age_threshold +ports +acls
 //	                                                   +dns_records
-//	overlay   Logical_Switch_Port          own         name type +addresses enabled parent_name tag tag_request ha_chassis_group
+//	overlay   Logical_Switch_Port          own         name type +addresses enabled parent_name tag_request ha_chassis_group
 //	                                                   options:network_name options:ethtype options:mcast_flood
 //	                                                   options:mcast_flood_reports options:localnet_learn_fdb options:requested-chassis
 //	                                                   options:activation-strategy options:vif-plug-type options:vif-plug-mtu-request
@@ -83,7 +83,9 @@
 //	router    Logical_Switch               of overlay  other_config:broadcast-arps-to-all-routers +ports +load_balancer
 //
 //	dhcp      DHCP_Options                 own         cidr options
+//	dhcp      Logical_Switch_Port          own         name type addresses enabled
 //	dhcp      Logical_Switch_Port          of overlay  dhcpv4_options dhcpv6_options
+//	dhcp      Logical_Switch               of overlay  +ports
 //
 //	secgroup  Port_Group                   own         name ports acls
 //	secgroup  ACL                          own         action direction match priority name log severity meter label options
