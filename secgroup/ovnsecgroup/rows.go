@@ -37,17 +37,12 @@ func groupOf(pg *nbrow.PortGroup) *secgroup.Group {
 		return nil
 	}
 	m, _ := ovn.MarkOf(pg.ExternalIDs)
-	g := secgroup.Group{ID: m.ID}
+	var g secgroup.Group
 	if json.Unmarshal([]byte(pg.ExternalIDs[keyGroup]), &g) != nil {
-		g = secgroup.Group{}
+		g = secgroup.Group{} // spoilt by someone: it differs from whatever is wanted
 	}
 	g.ID = m.ID
 	return &g
-}
-
-func groupRecord(g secgroup.Group) string {
-	g.ID = ""
-	return encode(g)
 }
 
 func encode(x any) string {
@@ -70,11 +65,6 @@ func portOf(id string, row *nbrow.LogicalSwitchPort) (*secgroup.Port, error) {
 	}
 	p.ID = id
 	return &p, nil
-}
-
-func portRecord(p secgroup.Port) string {
-	p.ID = ""
-	return encode(p)
 }
 
 // addressGroupOf reads an address group from its rows, or returns nil.
@@ -188,7 +178,7 @@ func (w *writer) ensureGroup(g secgroup.Group) ([]ovn.Result, error) {
 	for _, fam := range []string{"4", "6"} {
 		out = append(out, ovn.Ensure(w.tx, kindMembers, g.ID+"/"+fam, &nbrow.AddressSet{Name: setName(c, kindMembers, g.ID, fam)}, "name"))
 	}
-	want := nbrow.PortGroup{Name: groupName(c, g.ID), ExternalIDs: map[string]string{keyGroup: groupRecord(g)}}
+	want := nbrow.PortGroup{Name: groupName(c, g.ID), ExternalIDs: map[string]string{keyGroup: encode(g)}}
 	return append(out, w.portGroup(kindGroup, g.ID, want, list)...), nil
 }
 
@@ -298,7 +288,7 @@ func (w *writer) deleteAddressGroup(id string) []ovn.Result {
 
 // ensurePort writes what is in the port's own row.
 func (w *writer) ensurePort(row *nbrow.LogicalSwitchPort, old *secgroup.Port, p secgroup.Port) []ovn.Result {
-	out := []ovn.Result{ovn.Update(w.tx, row, &nbrow.LogicalSwitchPort{PortSecurity: portSecurity(p), ExternalIDs: map[string]string{keyPort: portRecord(p)}})}
+	out := []ovn.Result{ovn.Update(w.tx, row, &nbrow.LogicalSwitchPort{PortSecurity: portSecurity(p), ExternalIDs: map[string]string{keyPort: encode(p)}})}
 	return append(out, w.unknown(row, old != nil && unknown(*old), unknown(p)))
 }
 
