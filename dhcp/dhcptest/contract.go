@@ -39,6 +39,7 @@ func (b *bench) ensure(s dhcp.State) {
 	for _, x := range s.Scopes {
 		require.NoError(b.t, b.s.EnsureScope(b.ctx, x))
 	}
+	b.ports(s.Reservations...)
 	for _, x := range s.Reservations {
 		require.NoError(b.t, b.s.EnsureReservation(b.ctx, x))
 	}
@@ -46,6 +47,7 @@ func (b *bench) ensure(s dhcp.State) {
 
 func (b *bench) sync(s dhcp.State) {
 	b.t.Helper()
+	b.ports(s.Reservations...)
 	require.NoError(b.t, b.s.Sync(b.ctx, s, vnet.SyncOptions{}))
 }
 
@@ -102,6 +104,7 @@ func contractCases() []Case {
 			b.silent("syncing it in another order", func() { b.sync(o) })
 		}},
 		{"plan writes nothing", "Plan says what Sync would do, and writes nothing.", func(b *bench) {
+			b.ports(sample().Reservations...)
 			b.silent("planning", func() {
 				require.Equal(b.t, []string{
 					"create scope same", "create scope stateless", "create scope v4", "create scope v6",
@@ -115,6 +118,7 @@ func contractCases() []Case {
 			s.Scopes[0].MTU = 1400
 			s.Reservations = s.Reservations[:3]
 			s.Reservations[1].IPs = []netip.Addr{addr("10.0.0.99")}
+			b.ports(s.Reservations...)
 			require.Equal(b.t, []string{"update scope v4", "update reservation p2", "delete reservation far"}, b.brief(s))
 			b.sync(s)
 			require.Empty(b.t, b.brief(s))
@@ -185,6 +189,38 @@ func contractCases() []Case {
 			try(feat.Relay, func(x *dhcp.Scope) { x.Options, x.Relays = nil, []netip.Prefix{prefix("192.0.2.0/24")} })
 			try(feat.Options, func(x *dhcp.Scope) {})
 			try(feat.V6, func(x *dhcp.Scope) { *x = sample().Scopes[1] })
+			try(!feat.Has(dhcp.LimitOptionCodes), func(x *dhcp.Scope) { x.Options = []dhcp.Option{{Code: 224, Data: []byte("x")}} })
+			try(!feat.Has(dhcp.LimitBootFiles), func(x *dhcp.Scope) { x.BootFiles = map[uint16]string{7: "grubx64.efi"} })
+			try(true, func(x *dhcp.Scope) {
+				x.BootFiles = map[uint16]string{dhcp.BootDefault: "pxelinux.0", dhcp.BootIPXE: "http://192.0.2.9/boot"}
+			})
+			try(!feat.Has(dhcp.LimitRapidCommit), func(x *dhcp.Scope) { x.RapidCommit = true })
+			for _, change := range []func(*dhcp.Reservation){
+				func(r *dhcp.Reservation) { r.ClientID = []byte{1, 2, 3} },
+				func(r *dhcp.Reservation) { r.DUID = []byte{0, 3, 0, 1, 2, 3} },
+			} {
+				r := sample().Reservations[0]
+				change(&r)
+				b.ports(r)
+				err := b.s.EnsureReservation(b.ctx, r)
+				if feat.Has(dhcp.LimitClientID) {
+					require.ErrorIs(b.t, err, vnet.ErrUnsupported)
+				} else {
+					require.NoError(b.t, err)
+				}
+			}
+			if feat.V6 {
+				st := sample()
+				st.Scopes = append(st.Scopes[:2:2], dhcp.Scope{ID: "second", NetworkID: "net", Subnet: prefix("2001:db8:b::/64")})
+				st.Reservations = st.Reservations[:1]
+				st.Reservations[0].IPs = append(st.Reservations[0].IPs, addr("2001:db8:b::11"))
+				b.ports(st.Reservations...)
+				if err := b.s.Sync(b.ctx, st, vnet.SyncOptions{}); feat.Has(dhcp.LimitOneAddress) {
+					require.ErrorIs(b.t, err, vnet.ErrUnsupported)
+				} else {
+					require.NoError(b.t, err)
+				}
+			}
 			if !feat.Leases {
 				for _, err := range b.s.Leases(b.ctx) {
 					require.ErrorIs(b.t, err, vnet.ErrUnsupported)
@@ -216,6 +252,36 @@ func contractCases() []Case {
 				require.ErrorIs(b.t, b.s.EnsureScope(ctx, sample().Scopes[0]), context.Canceled)
 			})
 			require.Empty(b.t, b.brief(dhcp.State{}))
+		}},
+		{"ports come first", "A reservation whose port is not there is ErrNotFound, one with another address than its port's a FieldError; it goes with its port.", func(b *bench) {
+			if !b.s.Features(b.ctx).Central {
+				b.ensure(sample()) // nothing is asked of anything
+				return
+			}
+			s := sample()
+			require.NoError(b.t, b.s.EnsureScope(b.ctx, s.Scopes[0]))
+			r := s.Reservations[0]
+			b.silent("refusing", func() {
+				err := b.s.EnsureReservation(b.ctx, r)
+				require.ErrorIs(b.t, err, vnet.ErrNotFound)
+				require.ErrorIs(b.t, b.s.Sync(b.ctx, s, vnet.SyncOptions{}), vnet.ErrNotFound)
+			})
+			b.ports(r)
+			require.NoError(b.t, b.s.EnsureReservation(b.ctx, r))
+			one := dhcp.State{Scopes: s.Scopes[:1], Reservations: []dhcp.Reservation{r}}
+			require.Empty(b.t, b.brief(one))
+			o := r.Clone()
+			o.IPs[0] = addr("10.0.0.66")
+			var f *vnet.FieldError
+			b.silent("refusing", func() {
+				require.ErrorAs(b.t, b.s.EnsureReservation(b.ctx, o), &f)
+				require.Equal(b.t, "ips[0]", f.Field)
+			})
+			b.h.RemovePort(b.t, r)
+			b.ports(r)
+			require.Equal(b.t, []string{"create reservation p1"}, b.brief(one))
+			b.sync(one)
+			require.Empty(b.t, b.brief(one))
 		}},
 		{"explain", "Explain goes from an object to what carries it; what is not there is ErrNotFound.", func(b *bench) {
 			if _, ok := b.h.DHCP.(dhcp.Explainer); !ok {

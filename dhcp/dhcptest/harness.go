@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/dhcp"
 )
@@ -37,6 +39,12 @@ type Host struct {
 	// Plug makes a device with the name and MAC in the network namespace at
 	// the path netns and connects it to the network.
 	Plug func(t testing.TB, networkID, netns, device string, mac vnet.MAC)
+	// Port makes the overlay's port of a reservation, on a network of its own
+	// making where there is none, and gives the port its addresses, also when
+	// it is plugged already. Nil unless Features.Central.
+	Port func(t testing.TB, r dhcp.Reservation)
+	// RemovePort takes it away.
+	RemovePort func(t testing.TB, r dhcp.Reservation)
 }
 
 // Run runs the suite.
@@ -73,8 +81,24 @@ type bench struct {
 
 func newBench(t *testing.T, h Harness) *bench {
 	host := h.Make(t)
-	return &bench{t: t, ctx: t.Context(), k: h, h: host, s: service(t, host.DHCP)}
+	b := &bench{t: t, ctx: t.Context(), k: h, h: host, s: service(t, host.DHCP)}
+	require.Equal(t, b.s.Features(b.ctx).Central, host.Port != nil, "Host.Port is for Features.Central")
+	return b
 }
+
+// ports makes the ports that reservations are for, where that matters.
+func (b *bench) ports(rs ...dhcp.Reservation) {
+	b.t.Helper()
+	for _, r := range rs {
+		if b.h.Port != nil {
+			b.h.Port(b.t, r)
+		}
+	}
+}
+
+// limited reports whether the backend says that it has a limit; then what it
+// does instead is tested.
+func (b *bench) limited(l dhcp.Limit) bool { return b.s.Features(b.ctx).Has(l) }
 
 func service(t testing.TB, b dhcp.Backend) *dhcp.Service {
 	t.Helper()

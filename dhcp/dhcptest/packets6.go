@@ -65,7 +65,7 @@ var cases6 = []packetCase{
 		t1, t2, addrs, _ := adv.ia()
 		require.Equal(f.t, []addr6{{own6, 7200, 7200}}, addrs)
 		require.Equal(f.t, [2]uint32{3600, 6300}, [2]uint32{t1, t2})
-		require.Empty(f.t, f.leases(r.ID))
+		f.holds(r.ID, 0)
 		rep, _ := s.ask6(request6, opt6{serverID6, adv.opt(serverID6)}, iaNA(7, own6), asks(23, 24), opt6{39, []byte{1, 3, 'v', 'm', '1', 0}})
 		require.EqualValues(f.t, reply6, rep.typ)
 		_, _, addrs, _ = rep.ia()
@@ -73,8 +73,8 @@ var cases6 = []packetCase{
 		require.Equal(f.t, addr("2001:db8:53::1").AsSlice(), rep.opt(23))
 		require.Equal(f.t, "\x07example\x03org\x00", string(rep.opt(24)))
 		require.Equal(f.t, "\x06\x03web\x00", string(rep.opt(39)))
-		require.Equal(f.t, "new", f.event("lease", r.ID).Detail["state"])
-		require.Len(f.t, f.leases(r.ID), 1)
+		f.event("lease", r.ID, "state", "new")
+		f.holds(r.ID, 1)
 	}},
 	{"v6 renew", "A client renews by unicast: the server answers solicitations for its link-local address.", func(f *field) {
 		s, r, _ := f.net6(nil)
@@ -93,7 +93,7 @@ var cases6 = []packetCase{
 			require.Equal(f.t, []addr6{{own6, 7200, 7200}}, addrs)
 		}
 		f.event("lease", r.ID)
-		require.Equal(f.t, "renewed", f.event("lease", r.ID).Detail["state"])
+		f.event("lease", r.ID, "state", "renewed")
 		m, _ := s.ask6(rebind6, iaNA(7, own6))
 		require.EqualValues(f.t, reply6, m.typ)
 		m, _ = s.ask6(renew6, server, iaNA(7, addr("2001:db8:a::99")))
@@ -123,7 +123,7 @@ var cases6 = []packetCase{
 		m, _ := s.ask6(release6, server, iaNA(7, own6))
 		require.Equal(f.t, []byte{0, 0}, m.opt(status6)[:2])
 		f.event("release", r.ID)
-		require.Empty(f.t, f.leases(r.ID))
+		f.holds(r.ID, 0)
 		s.ask6(decline6, server, iaNA(7, own6))
 		f.event("decline", r.ID)
 	}},
@@ -226,7 +226,7 @@ var cases6 = []packetCase{
 		rep, _ := guest.ask6(request6, server, iaNA(3, got))
 		_, _, addrs, _ = rep.ia()
 		require.Equal(f.t, got, addrs[0].ip)
-		require.Equal(f.t, got.String(), f.event("lease", sc.ID).Detail["ip"])
+		f.event("lease", sc.ID, "ip", got.String())
 		guest.ask6(release6, server, iaNA(3, got))
 		f.event("release", sc.ID)
 	}},
