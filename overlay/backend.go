@@ -42,6 +42,10 @@ type Features struct {
 	// Missing says for a refused type what would provide it, for people.
 	Missing map[SegmentType]string
 	Central bool // one backend writes for all hosts; RemotePorts are not needed
+	// Flooding is what networks may ask for, each field by itself; a network
+	// that asks for the rest is refused. Floods is what crosses tunnels whether
+	// a network asks for it or not.
+	Flooding, Floods Flooding
 }
 
 // RemoteBackend is implemented by backends that run per host and must be
@@ -60,6 +64,14 @@ type Plugger interface {
 	Plug(ctx context.Context, a Attachment) (Device, error)
 	// Unplug disconnects the port's device and removes it if Plug made it.
 	Unplug(ctx context.Context, portID string) error
+}
+
+// Pruner is implemented by pluggers of central platforms, where the backend
+// that removes a port is not on the host that has its device.
+type Pruner interface {
+	// Prune takes away the devices of this host that it has plugged for other
+	// ports than these, or for ports that are of another host now.
+	Prune(ctx context.Context, ports []Port) error
 }
 
 // DeviceKind is what kind of device is at a port.

@@ -83,12 +83,21 @@ func (f *Fabric) EnsureNetwork(ctx context.Context, n Network) error {
 
 // supports refuses by name what the backend says it cannot do.
 func (f *Fabric) supports(ctx context.Context, n Network) error {
-	t := n.Segment.Type
 	fs := f.b.Features(ctx)
-	if fs.Segments[t] {
-		return nil
+	refuse := func(feature, need string) error {
+		return &vnet.UnsupportedError{Feature: feature, Backend: "this overlay backend", Need: need}
 	}
-	return &vnet.UnsupportedError{Feature: string(t) + " segments", Backend: "this overlay backend", Need: fs.Missing[t]}
+	switch t := n.Segment.Type; {
+	case !fs.Segments[t]:
+		return refuse(string(t)+" segments", fs.Missing[t])
+	case n.Flooding.Broadcast && !fs.Flooding.Broadcast:
+		return refuse("flooding of broadcast", "")
+	case n.Flooding.UnknownUnicast && !fs.Flooding.UnknownUnicast:
+		return refuse("flooding of unknown unicast", "")
+	case n.Flooding.NoMulticast && !fs.Flooding.NoMulticast:
+		return refuse("no_multicast", "")
+	}
+	return nil
 }
 
 // DeleteNetwork removes the network; [vnet.ErrInUse] while it has ports.
@@ -112,11 +121,18 @@ func (f *Fabric) EnsurePort(ctx context.Context, p Port) error {
 	})
 }
 
-// DeletePort unplugs and removes the port.
+// DeletePort unplugs and removes the port. On a central platform the device
+// is unplugged if it is of this host; that of another host is cut off, and
+// taken away by that one's [Pruner].
 func (f *Fabric) DeletePort(ctx context.Context, id string) error {
 	return f.do(ctx, "delete", "port", id, func() error {
 		if err := vnet.CheckID("id", id); err != nil {
 			return err
+		}
+		if f.o.Plugger != nil {
+			if err := f.o.Plugger.Unplug(ctx, id); err != nil {
+				return err
+			}
 		}
 		return f.b.DeletePort(ctx, id)
 	})
@@ -203,7 +219,8 @@ func (f *Fabric) check(ctx context.Context, s State) error {
 }
 
 // Sync makes the whole of s so, within the bounds of o, or of Options.Sync
-// when o is the zero value. Devices stay plugged as long as their port stays.
+// when o is the zero value. Devices stay plugged as long as their port stays;
+// those of this host go with it.
 func (f *Fabric) Sync(ctx context.Context, s State, o vnet.SyncOptions) error {
 	return f.do(ctx, "sync", "state", "", func() error {
 		if err := f.check(ctx, s); err != nil {
@@ -212,7 +229,14 @@ func (f *Fabric) Sync(ctx context.Context, s State, o vnet.SyncOptions) error {
 		if o == (vnet.SyncOptions{}) {
 			o = f.o.Sync
 		}
-		return f.b.Sync(ctx, s.Canonical(), o)
+		s = s.Canonical()
+		if err := f.b.Sync(ctx, s, o); err != nil {
+			return err
+		}
+		if p, ok := f.o.Plugger.(Pruner); ok {
+			return p.Prune(ctx, s.Ports)
+		}
+		return nil
 	})
 }
 

@@ -1,6 +1,7 @@
 package ovn
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -18,6 +19,7 @@ import (
 	"github.com/vnet-go/vnet/internal/netns"
 	"github.com/vnet-go/vnet/internal/ovsdb"
 	"github.com/vnet-go/vnet/internal/rtnl"
+	"github.com/vnet-go/vnet/internal/sysctl"
 	"github.com/vnet-go/vnet/internal/vswitchrow"
 )
 
@@ -509,11 +511,16 @@ func (c *Chassis) makeDevice(p Plug, dev string) (made bool, err error) {
 		if !there {
 			return false, fmt.Errorf("device %s: %w", dev, vnet.ErrNotFound)
 		}
-		return false, c.rt.SetUp(dev)
+		return false, errors.Join(c.apart(dev), c.rt.SetUp(dev))
 	}
 	if there {
 		if l.Alias != c.alias(p.Part, p.Kind, p.PortID) {
 			return false, fmt.Errorf("device %s is %q: %w", dev, l.Alias, vnet.ErrConflict)
+		}
+		if p.Kind == DeviceVeth {
+			if err := farEnd(p, l); err != nil {
+				return false, err
+			}
 		}
 	} else {
 		switch p.Kind {
@@ -523,15 +530,8 @@ func (c *Chassis) makeDevice(p Plug, dev string) (made bool, err error) {
 				return false, err
 			}
 			defer ns.Close()
-			name := p.Name
-			if name == "" {
-				name = "eth0"
-			}
-			mtu := p.MTU
-			if mtu == 0 {
-				mtu = 1500
-			}
-			if err := c.rt.AddVeth(dev, name, ns, vnet.MAC{}, p.MAC, mtu); err != nil {
+			name := cmp.Or(p.Name, "eth0")
+			if err := c.rt.AddVeth(dev, name, ns, vnet.MAC{}, p.MAC, cmp.Or(p.MTU, 1500)); err != nil {
 				return false, err
 			}
 			if c.userspace() {
@@ -553,12 +553,51 @@ func (c *Chassis) makeDevice(p Plug, dev string) (made bool, err error) {
 		err = c.rt.SetMTU(dev, p.MTU)
 	}
 	if err == nil {
+		err = c.apart(dev)
+	}
+	if err == nil {
 		err = c.rt.SetUp(dev)
 	}
 	if err != nil && !there {
 		c.rt.DelLink(dev)
 	}
 	return !there, err
+}
+
+// apart keeps the host's own IP stack off a device: with the userspace
+// datapath the kernel hears what the switch hears, and would answer.
+func (c *Chassis) apart(dev string) error {
+	for _, kv := range []sysctl.KV{{Key: "net/ipv6/conf/" + dev + "/disable_ipv6", Value: "1"}, {Key: "net/ipv4/conf/" + dev + "/arp_ignore", Value: "8"}} {
+		_, err := sysctl.Tree{NS: c.ns}.Set(kv)
+		if err != nil && !errors.Is(err, vnet.ErrNotFound) { // a kernel or an MTU without IPv6
+			return err
+		}
+	}
+	return nil
+}
+
+// farEnd checks that the far end of a pair is where it is asked for, and gives
+// it the MAC and MTU.
+func farEnd(p Plug, l rtnl.Link) error {
+	name := cmp.Or(p.Name, "eth0")
+	ns, err := netns.Open(p.Netns)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	rt := rtnl.Open(ns)
+	defer rt.Close()
+	far, err := rt.Link(name)
+	if errors.Is(err, vnet.ErrNotFound) || err == nil && (far.Peer != l.Index || l.Peer != far.Index) {
+		return fmt.Errorf("the far end of device %s is not %s in %s: %w", l.Name, name, p.Netns, vnet.ErrConflict)
+	}
+	if err == nil && !p.MAC.IsZero() {
+		err = rt.SetMAC(name, p.MAC)
+	}
+	if err == nil && p.MTU > 0 {
+		err = rt.SetMTU(name, p.MTU)
+	}
+	return err
 }
 
 // userspace reports whether the integration bridge is of the userspace datapath.

@@ -349,6 +349,7 @@ func Ensure[T any](tx *Tx, kind, id string, want *T, columns ...string) Result {
 		return Result{}
 	}
 	e.Set(reflect.ValueOf(m.into(externalIDs(want))))
+	tx.close(nil, n, true, nil, nil)
 	if err := tx.x.Put(n); err != nil {
 		tx.Fail(err)
 		return Result{UUID: uuid}
@@ -409,6 +410,8 @@ func update[T any](tx *Tx, table string, cur, want *T, columns []string) Result 
 		tx.Fail(err)
 		return Result{UUID: uuid}
 	}
+	asked := tx.part == vnet.PartOverlay && (len(columns) == 0 || slices.Contains(columns, "enabled"))
+	diff, whole = tx.close(cur, n, asked, diff, whole)
 	if len(diff) == 0 {
 		return Result{UUID: uuid}
 	}

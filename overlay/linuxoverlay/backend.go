@@ -77,6 +77,7 @@ func (b *Backend) Features(context.Context) overlay.Features {
 	out := overlay.Features{
 		Segments: map[overlay.SegmentType]bool{overlay.Local: true, overlay.Flat: true, overlay.VLAN: f.VLAN, overlay.VXLAN: f.VXLAN},
 		Missing:  map[overlay.SegmentType]string{overlay.Geneve: "the OVN or Open vSwitch backend"},
+		Flooding: overlay.Flooding{Broadcast: true, UnknownUnicast: true, NoMulticast: true},
 	}
 	if !f.VLAN {
 		out.Missing[overlay.VLAN] = f.Missing["VLAN"]

@@ -247,7 +247,8 @@ func (b *Backend) Health(context.Context) vnet.Health {
 // Features implements [overlay.Backend]: every segment type.
 func (b *Backend) Features(context.Context) overlay.Features {
 	return overlay.Features{Segments: map[overlay.SegmentType]bool{
-		overlay.Local: true, overlay.Flat: true, overlay.VLAN: true, overlay.VXLAN: true, overlay.Geneve: true}}
+		overlay.Local: true, overlay.Flat: true, overlay.VLAN: true, overlay.VXLAN: true, overlay.Geneve: true},
+		Flooding: overlay.Flooding{Broadcast: true, UnknownUnicast: true, NoMulticast: true}}
 }
 
 // Plug implements [overlay.Plugger].

@@ -17,11 +17,11 @@ import (
 // sample is a state that has some of everything that the backend can.
 func (b *bench) sample() overlay.State {
 	f := b.f[0].Features(b.ctx)
-	s := overlay.State{Networks: []overlay.Network{b.network("local", overlay.Local, 0)}}
+	s := overlay.State{Networks: []overlay.Network{b.plain("local")}}
 	shared := b.tunnelled()
 	for i, id := range []string{"blue", "green"} { // with the same addresses
 		n := b.network(id, shared, uint32(100+i))
-		n.Flooding.NoMulticast = i == 1
+		n.Flooding.NoMulticast = i == 1 && f.Flooding.NoMulticast
 		s.Networks = append(s.Networks, n)
 	}
 	for i, t := range []overlay.SegmentType{overlay.Flat, overlay.VLAN} {
@@ -201,7 +201,7 @@ func contractCases() []Case {
 			b.planned(b.f[0], overlay.State{})
 		}},
 		{Name: "network in use", Says: "Delete of a network that has ports is ErrInUse, and names one.", run: func(b *bench) {
-			b.ok(b.f[0].EnsureNetwork(b.ctx, b.network("n", overlay.Local, 0)))
+			b.ok(b.f[0].EnsureNetwork(b.ctx, b.plain("n")))
 			b.ok(b.f[0].EnsurePort(b.ctx, port("user", "n", 1)))
 			err := b.f[0].DeleteNetwork(b.ctx, "n")
 			require.ErrorIs(b.t, err, vnet.ErrInUse)
@@ -233,7 +233,7 @@ func contractCases() []Case {
 			s.Networks[0] = b.network("b", overlay.Flat, 0)
 			b.sync(b.f[0], s)
 			b.planned(b.f[0], s)
-			s.Networks[0] = b.network("b", overlay.Local, 0)
+			s.Networks[0] = b.plain("b")
 			s.Networks = append(s.Networks, b.network("c", overlay.Flat, 0))
 			b.sync(b.f[0], s)
 			b.planned(b.reopen(0), s)
@@ -266,7 +266,13 @@ func contractCases() []Case {
 				steps = steps[:12]
 			}
 			for i, change := range steps {
+				old := s.Networks[0].Clone()
 				change(&s.Networks[0])
+				if !b.supports(s.Networks[0]) {
+					require.ErrorIs(b.t, b.f[0].EnsureNetwork(b.ctx, s.Networks[0]), vnet.ErrUnsupported)
+					s.Networks[0] = old
+					continue
+				}
 				b.ok(b.f[0].EnsureNetwork(b.ctx, s.Networks[0]))
 				for _, r := range s.RemotePorts {
 					b.ok(b.f[0].EnsureRemotePort(b.ctx, r))
@@ -280,7 +286,7 @@ func contractCases() []Case {
 			if b.f[0].Features(b.ctx).Central {
 				return
 			}
-			n := b.network("n", overlay.Local, 0)
+			n := b.plain("n")
 			p := port("p", "n", 1)
 			p.Host = "elsewhere"
 			b.ok(b.f[0].EnsureNetwork(b.ctx, n))
@@ -292,7 +298,7 @@ func contractCases() []Case {
 			b.planned(b.f[0], overlay.State{Networks: []overlay.Network{n}})
 		}},
 		{Name: "delete budget", Says: "A Sync that would delete more than allowed returns a BudgetError with the list, having written nothing.", run: func(b *bench) {
-			s := overlay.State{Networks: []overlay.Network{b.network("n", overlay.Local, 0)}}
+			s := overlay.State{Networks: []overlay.Network{b.plain("n")}}
 			for i := range 30 {
 				s.Ports = append(s.Ports, port(fmt.Sprintf("p%02d", i), "n", i+1))
 			}
@@ -323,11 +329,20 @@ func contractCases() []Case {
 		}},
 		{Name: "refused by name", Says: "What a backend cannot do it refuses with UnsupportedError, and Features says what would provide it.", run: func(b *bench) {
 			f := b.f[0].Features(b.ctx)
+			for _, ask := range []overlay.Flooding{{Broadcast: true}, {UnknownUnicast: true}, {NoMulticast: true}} {
+				n := b.plain("n")
+				if n.Flooding = ask; !b.supports(n) {
+					b.silent("a refused network", func() {
+						require.ErrorIs(b.t, b.f[0].EnsureNetwork(b.ctx, n), vnet.ErrUnsupported)
+						require.ErrorIs(b.t, b.hosts[0].Overlay.EnsureNetwork(b.ctx, n), vnet.ErrUnsupported, "the backend itself must refuse too")
+					})
+				}
+			}
 			for _, t := range []overlay.SegmentType{overlay.Local, overlay.Flat, overlay.VLAN, overlay.VXLAN, overlay.Geneve} {
 				if !f.Segments[t] {
 					b.refuses(t, f)
 					b.silent("a refused Sync", func() {
-						err := b.f[0].Sync(b.ctx, overlay.State{Networks: []overlay.Network{b.network("a", overlay.Local, 0), b.network("refused", t, 7)}}, vnet.SyncOptions{})
+						err := b.f[0].Sync(b.ctx, overlay.State{Networks: []overlay.Network{b.plain("a"), b.network("refused", t, 7)}}, vnet.SyncOptions{})
 						require.ErrorIs(b.t, err, vnet.ErrUnsupported)
 					})
 				}
@@ -341,7 +356,7 @@ func contractCases() []Case {
 				require.True(b.t, isField(err, field), "want an error of field %q, got: %v", field, err)
 			}
 			b.silent("bad input", func() {
-				n := b.network("n", overlay.Local, 0)
+				n := b.plain("n")
 				n.Segment.Type = "token-ring"
 				bad("segment.type", b.f[0].EnsureNetwork(b.ctx, n))
 				n = b.network("n", overlay.VXLAN, 1<<24)
@@ -351,7 +366,7 @@ func contractCases() []Case {
 				bad("id", b.f[0].EnsureNetwork(b.ctx, n))
 				bad("mtu", b.f[0].EnsureNetwork(b.ctx, n))
 				bad("mac", b.f[0].EnsurePort(b.ctx, overlay.Port{ID: "p", NetworkID: "n", MAC: vnet.MAC{1}}))
-				bad("ports[1].mac", b.f[0].Sync(b.ctx, overlay.State{Networks: []overlay.Network{b.network("n", overlay.Local, 0)},
+				bad("ports[1].mac", b.f[0].Sync(b.ctx, overlay.State{Networks: []overlay.Network{b.plain("n")},
 					Ports: []overlay.Port{port("p", "n", 1), port("q", "n", 1)}}, vnet.SyncOptions{}))
 				_, err := b.f[0].Plan(b.ctx, overlay.State{Ports: []overlay.Port{port("p", "n", 1)}})
 				bad("ports[0].network_id", err)
@@ -370,8 +385,8 @@ func contractCases() []Case {
 			b.planned(b.f[0], overlay.State{})
 		}},
 		{Name: "several callers", Says: "All methods may be called from several goroutines.", run: func(b *bench) {
-			b.ok(b.f[0].EnsureNetwork(b.ctx, b.network("n", overlay.Local, 0)))
-			s := overlay.State{Networks: []overlay.Network{b.network("n", overlay.Local, 0)}}
+			b.ok(b.f[0].EnsureNetwork(b.ctx, b.plain("n")))
+			s := overlay.State{Networks: []overlay.Network{b.plain("n")}}
 			errs := make([]error, 16)
 			var wg sync.WaitGroup
 			for i := range errs {

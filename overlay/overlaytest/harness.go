@@ -23,6 +23,11 @@ type Harness struct {
 	NoPackets bool
 	// PhysicalNetwork is the name of a physical network that all hosts are on.
 	PhysicalNetwork string
+	// Settle returns when all hosts know what stands, on platforms where that
+	// takes a while after the call that changed it. Nil: it does not.
+	Settle func(t testing.TB)
+	// Worlds is how many random topologies are drawn; default 25.
+	Worlds int
 	// Only, if not nil, says which cases of which ring ("contract", "plugging",
 	// "packets", "random") are run, for a backend that runs the suite again in
 	// another setting.
@@ -116,10 +121,12 @@ type bench struct {
 	f     []*overlay.Fabric
 	lab   *lab.Lab // of virtual machines; nil without packets
 	vms   map[string]*lab.NS
+	// plains are the segment ids of plain networks.
+	plains map[string]uint32
 }
 
 func newBench(t *testing.T, k Harness, n int) *bench {
-	b := &bench{t: t, ctx: t.Context(), k: k, hosts: k.Make(t, n), vms: map[string]*lab.NS{}}
+	b := &bench{t: t, ctx: t.Context(), k: k, hosts: k.Make(t, n), vms: map[string]*lab.NS{}, plains: map[string]uint32{}}
 	if len(b.hosts) != n {
 		t.Fatalf("the harness made %d hosts, not %d", len(b.hosts), n)
 	}
@@ -174,6 +181,25 @@ func (b *bench) network(name string, s overlay.SegmentType, id uint32) overlay.N
 		n.Segment.PhysicalNetwork = b.k.PhysicalNetwork
 	}
 	return n
+}
+
+// plain returns a network of no special kind: one that stays on the host, or a
+// tunnelled one where networks span hosts.
+func (b *bench) plain(name string) overlay.Network {
+	if b.f[0].Features(b.ctx).Segments[overlay.Local] {
+		return b.network(name, overlay.Local, 0)
+	}
+	if b.plains[name] == 0 {
+		b.plains[name] = uint32(1000 + len(b.plains))
+	}
+	return b.network(name, b.tunnelled(), b.plains[name])
+}
+
+// supports reports whether the backend says that it can make n.
+func (b *bench) supports(n overlay.Network) bool {
+	f, ask := b.f[0].Features(b.ctx), n.Flooding
+	return f.Segments[n.Segment.Type] && (f.Flooding.Broadcast || !ask.Broadcast) && (f.Flooding.UnknownUnicast || !ask.UnknownUnicast) &&
+		(f.Flooding.NoMulticast || !ask.NoMulticast)
 }
 
 // tunnelled is a type of network that hosts share, preferably a tunnel.

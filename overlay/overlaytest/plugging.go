@@ -14,7 +14,7 @@ import (
 // prepare makes networks "n" and "m" with a port each, "p" and "q".
 func (b *bench) prepare() overlay.State {
 	b.t.Helper()
-	s := overlay.State{Networks: []overlay.Network{b.network("n", overlay.Local, 0), b.network("m", overlay.Local, 0)},
+	s := overlay.State{Networks: []overlay.Network{b.plain("n"), b.plain("m")},
 		Ports: []overlay.Port{port("p", "n", 1), port("q", "m", 2)}}
 	b.sync(b.f[0], s)
 	return s

@@ -1,6 +1,7 @@
 package overlaytest
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -13,14 +14,10 @@ import (
 	"github.com/vnet-go/vnet/overlay"
 )
 
-// rounds bounds how many topologies are drawn: each takes devices being made
-// and frames being waited for.
-const rounds = 25
-
 func randomCases() []Case {
 	return []Case{{Name: "topologies", Says: "The same desired state means the same packets: what arrives is what the model says, whatever stood before.", Hosts: 3, run: func(b *bench) {
 		r := &roulette{world: b.world()}
-		n, failed := 0, false
+		n, rounds, failed := 0, cmp.Or(b.k.Worlds, 25), false
 		rapid.Check(b.t, func(t *rapid.T) {
 			// What fails is drawn again, smaller, as often as rapid likes.
 			if n++; n > rounds && !failed {
@@ -89,8 +86,8 @@ func (r *roulette) round(t *rapid.T) {
 func (r *roulette) draw(t *rapid.T) {
 	f := r.f[0].Features(r.ctx)
 	r.networks, r.stations = nil, nil
-	types := []overlay.SegmentType{overlay.Local}
-	for _, s := range []overlay.SegmentType{overlay.VXLAN, overlay.Geneve, overlay.VLAN, overlay.Flat} {
+	var types []overlay.SegmentType
+	for _, s := range []overlay.SegmentType{overlay.Local, overlay.VXLAN, overlay.Geneve, overlay.VLAN, overlay.Flat} {
 		if f.Segments[s] && (!s.Physical() || r.k.PhysicalNetwork != "") {
 			types = append(types, s)
 		}
@@ -100,11 +97,13 @@ func (r *roulette) draw(t *rapid.T) {
 	for i := range rapid.IntRange(1, 3).Draw(t, "networks") {
 		s := rapid.SampledFrom(types).Draw(t, "type")
 		if s == overlay.Flat && flat {
-			s = overlay.Local
+			s = types[0]
 		}
 		flat = flat || s == overlay.Flat
 		n := r.network(fmt.Sprintf("n%d", i), s, ids[i])
 		n.Flooding = overlay.Flooding{Broadcast: rapid.Bool().Draw(t, "broadcast"), NoMulticast: rapid.Bool().Draw(t, "no multicast")}
+		n.Flooding.Broadcast = n.Flooding.Broadcast && f.Flooding.Broadcast || f.Floods.Broadcast
+		n.Flooding.NoMulticast = n.Flooding.NoMulticast && f.Flooding.NoMulticast
 		n.AdminDown = rapid.IntRange(0, 7).Draw(t, "network down") == 7
 		n.MTU = rapid.SampledFrom([]int{0, 1400, 1280}).Draw(t, "mtu")
 		r.networks = append(r.networks, n)

@@ -121,9 +121,13 @@ func (w *world) plug(s *station) {
 	s.cap = s.Capture("eth0")
 }
 
-// settle waits until the devices of ports that are up carry.
+// settle waits until all hosts know what stands, and the devices of ports that
+// are up carry.
 func (w *world) settle() {
 	w.t.Helper()
+	if w.k.Settle != nil {
+		w.k.Settle(w.t)
+	}
 	for _, s := range w.stations {
 		if s.NS != nil && s.dev.Name != "" && !s.port.AdminDown {
 			lab.Eventually(w.t, patience, "carrier at "+s.name, func() bool { return strings.Contains(s.IP("-br", "link", "show", "dev", "eth0"), " UP ") })

@@ -1,0 +1,212 @@
+package ovnoverlay
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/vnet-go/vnet"
+	"github.com/vnet-go/vnet/internal/nbrow"
+	"github.com/vnet-go/vnet/overlay"
+	"github.com/vnet-go/vnet/ovn"
+)
+
+// Kinds of rows; the id is the network's or the port's.
+const (
+	kindNetwork  = "network"  // Logical_Switch
+	kindLocalnet = "localnet" // Logical_Switch_Port of a provider network
+	kindPort     = "port"     // Logical_Switch_Port
+	kindClosed   = "closed"   // Port_Group "all", and its two ACLs "in" and "out"
+)
+
+// Keys in external_ids, for what OVN has no column for.
+const (
+	keySegment  = "vnet:segment"  // of a switch: Segment.String
+	keyMTU      = "vnet:mtu"      // of a switch: what devices get
+	keyAsked    = "vnet:asked"    // of a switch: the MTU that was asked for, and Flooding
+	keySubnets  = "vnet:subnets"  // of a switch: JSON
+	keyDown     = "vnet:down"     // of a switch or port: "true" when administratively down
+	keyFiltered = "vnet:filtered" // of a port: "true" when it is to be closed while secgroup has not filled it
+	keyAddress  = "vnet:address"  // of a port: our member of addresses
+	filled      = "vnet:secgroup:"
+)
+
+// putNetwork makes the rows of a network be as they must.
+func putNetwork(tx *ovn.Tx, n overlay.Network, mtu int) {
+	c := tx.Conn()
+	old := ovn.Find[nbrow.LogicalSwitch](tx, vnet.PartOverlay, kindNetwork, n.ID)
+	subnets, _ := json.Marshal(n.Subnets)
+	sw := ovn.Ensure(tx, kindNetwork, n.ID, &nbrow.LogicalSwitch{Name: c.Name(kindNetwork, n.ID), ExternalIDs: map[string]string{
+		keySegment: n.Segment.String(), keyMTU: strconv.Itoa(mtu), keyAsked: asked(n), keySubnets: string(subnets), keyDown: strconv.FormatBool(n.AdminDown)}})
+	results := []ovn.Result{sw}
+	if n.Segment.Type.Physical() {
+		l := &nbrow.LogicalSwitchPort{Name: c.Name(kindLocalnet, n.ID), Type: "localnet", Addresses: []string{"unknown"},
+			Enabled: new(!n.AdminDown), Options: map[string]string{"network_name": n.Segment.PhysicalNetwork}}
+		if n.Segment.ID != 0 {
+			l.TagRequest = new(int(n.Segment.ID))
+		}
+		r := ovn.Ensure(tx, kindLocalnet, n.ID, l)
+		results = append(results, r, tx.Hold(ovn.At[nbrow.LogicalSwitch](tx, sw.UUID), "ports", r.UUID))
+	} else if l := ovn.Find[nbrow.LogicalSwitchPort](tx, vnet.PartOverlay, kindLocalnet, n.ID); l != nil {
+		results = append(results, tx.Delete(l))
+	}
+	impact := vnet.ImpactNone
+	if old != nil {
+		impact = vnet.ImpactSome
+		if was := old.ExternalIDs[keyDown] == "true"; was != n.AdminDown {
+			impact = vnet.ImpactObject
+			for _, u := range old.Ports { // OVN has no switch that is down, only ports
+				p := ovn.At[nbrow.LogicalSwitchPort](tx, u)
+				if m, ok := ovn.MarkOf(p.ExternalIDs); ok && m.Owner == c.Owner() && m.Part == vnet.PartOverlay && m.Kind == kindPort {
+					results = append(results, ovn.Ensure(tx, kindPort, m.ID, &nbrow.LogicalSwitchPort{Enabled: new(!n.AdminDown && p.ExternalIDs[keyDown] != "true")}, "enabled"))
+				}
+			}
+		}
+	}
+	tx.Record(kindNetwork, n.ID, impact, results...)
+}
+
+// asked is what a network asks for that OVN does not write down.
+func asked(n overlay.Network) string {
+	s := fmt.Sprintf("mtu %d", n.MTU)
+	if n.Flooding.Broadcast {
+		s += ", broadcast"
+	}
+	return s
+}
+
+// dropNetwork removes the rows of a network that nobody uses.
+func dropNetwork(tx *ovn.Tx, id string) error {
+	sw := ovn.Find[nbrow.LogicalSwitch](tx, vnet.PartOverlay, kindNetwork, id)
+	if sw == nil {
+		return nil
+	}
+	local := ovn.UUID[nbrow.LogicalSwitchPort](tx, vnet.PartOverlay, kindLocalnet, id)
+	var users []string
+	for _, u := range sw.Ports {
+		if u == local {
+			continue
+		}
+		row := ovn.At[nbrow.LogicalSwitchPort](tx, u)
+		if row == nil {
+			continue
+		}
+		if m, ok := ovn.MarkOf(row.ExternalIDs); ok {
+			users = append(users, fmt.Sprintf("%s %s %s", m.Part, m.Kind, m.ID))
+		} else {
+			users = append(users, row.Name)
+		}
+	}
+	tx.Guard(sw, "ports")
+	if len(users) > 0 {
+		slices.Sort(users)
+		if more := len(users) - 8; more > 0 {
+			users = append(users[:8], fmt.Sprintf("%d more", more))
+		}
+		return fmt.Errorf("%s are on it: %w", strings.Join(users, ", "), vnet.ErrInUse)
+	}
+	// What it holds goes with it.
+	tx.Record(kindNetwork, id, vnet.ImpactObject, tx.Delete(sw))
+	dropClosed(tx)
+	return nil
+}
+
+// address is a port's member of Logical_Switch_Port.addresses.
+func address(p overlay.Port) string {
+	s := p.MAC.String()
+	for _, ip := range p.FixedIPs {
+		s += " " + ip.String()
+	}
+	return s
+}
+
+// parse takes an address apart.
+func parse(s string) (mac vnet.MAC, ips []netip.Addr) {
+	for i, f := range strings.Fields(s) {
+		if i == 0 {
+			mac, _ = vnet.ParseMAC(f)
+		} else if ip, err := netip.ParseAddr(f); err == nil {
+			ips = append(ips, ip)
+		}
+	}
+	return mac, ips
+}
+
+// putPort makes the rows of a port be as they must.
+func putPort(tx *ovn.Tx, p overlay.Port) error {
+	c := tx.Conn()
+	sw := ovn.Find[nbrow.LogicalSwitch](tx, vnet.PartOverlay, kindNetwork, p.NetworkID)
+	if sw == nil {
+		return fmt.Errorf("network %s: %w", p.NetworkID, vnet.ErrNotFound)
+	}
+	old := ovn.Find[nbrow.LogicalSwitchPort](tx, vnet.PartOverlay, kindPort, p.ID)
+	want := &nbrow.LogicalSwitchPort{Name: c.PortName(p.ID), Addresses: []string{address(p)}, Enabled: new(!p.AdminDown && sw.ExternalIDs[keyDown] != "true"),
+		ExternalIDs: map[string]string{keyDown: strconv.FormatBool(p.AdminDown), keyFiltered: strconv.FormatBool(p.Filtered), keyAddress: address(p)}}
+	if p.Host != "" {
+		want.Options = map[string]string{"requested-chassis": p.Host}
+	}
+	r := ovn.Ensure(tx, kindPort, p.ID, want)
+	results := []ovn.Result{r, tx.Hold(sw, "ports", r.UUID)}
+	impact, isFilled := vnet.ImpactNone, false
+	if old != nil {
+		impact = vnet.ImpactSome
+		var gone []string
+		if a := old.ExternalIDs[keyAddress]; a != address(p) && a != "" {
+			gone = []string{a}
+			if now, _ := parse(a); now != p.MAC {
+				impact = vnet.ImpactObject
+			}
+		}
+		results = append(results, tx.Members(ovn.At[nbrow.LogicalSwitchPort](tx, r.UUID), "addresses", []string{address(p)}, gone))
+		for k := range old.ExternalIDs {
+			isFilled = isFilled || strings.HasPrefix(k, filled)
+		}
+	}
+	was := old != nil && old.ExternalIDs[keyFiltered] == "true"
+	switch {
+	case p.Filtered && !was && !isFilled:
+		results = append(results, tx.Members(closed(tx), "ports", []string{r.UUID}, nil))
+	case !p.Filtered && was:
+		if g := ovn.Find[nbrow.PortGroup](tx, vnet.PartOverlay, kindClosed, "all"); g != nil {
+			results = append(results, tx.Members(g, "ports", nil, []string{r.UUID}))
+		}
+	}
+	tx.Record(kindPort, p.ID, impact, results...)
+	return nil
+}
+
+// closed is the group of ports through which nothing passes, made when it is
+// first needed.
+func closed(tx *ovn.Tx) *nbrow.PortGroup {
+	group := tx.Conn().Symbol(kindClosed, "all")
+	g := &nbrow.PortGroup{Name: group}
+	for _, a := range []struct{ id, direction, port string }{{"in", "to-lport", "outport"}, {"out", "from-lport", "inport"}} {
+		r := ovn.Ensure(tx, kindClosed, a.id, &nbrow.ACL{Direction: a.direction, Priority: 32767, Match: a.port + " == @" + group, Action: "drop"})
+		g.ACLs = append(g.ACLs, r.UUID)
+	}
+	slices.Sort(g.ACLs)
+	r := ovn.Ensure(tx, kindClosed, "all", g, "name", "acls")
+	return ovn.At[nbrow.PortGroup](tx, r.UUID)
+}
+
+// dropClosed removes that group with the last network.
+func dropClosed(tx *ovn.Tx) {
+	for range ovn.Own[nbrow.LogicalSwitch](tx, vnet.PartOverlay) {
+		return
+	}
+	if g := ovn.Find[nbrow.PortGroup](tx, vnet.PartOverlay, kindClosed, "all"); g != nil {
+		tx.Delete(g)
+	}
+}
+
+func dropPort(tx *ovn.Tx, id string) {
+	row := ovn.Find[nbrow.LogicalSwitchPort](tx, vnet.PartOverlay, kindPort, id)
+	if row == nil {
+		return
+	}
+	// References of groups are weak: the port leaves them by itself.
+	tx.Record(kindPort, id, vnet.ImpactObject, tx.Delete(row))
+}
