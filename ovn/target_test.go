@@ -142,7 +142,7 @@ func TestForeignRowsAreNotTouched(t *testing.T) {
 		for what, f := range map[string]func(tx *ovn.Tx){
 			"delete":  func(tx *ovn.Tx) { tx.Delete(sw) },
 			"update":  func(tx *ovn.Tx) { ovn.Update(tx, sw, &nbrow.LogicalSwitch{Name: "mine"}) },
-			"members": func(tx *ovn.Tx) { tx.Members(sw, "ports", nil, sw.Ports) },
+			"members": func(tx *ovn.Tx) { tx.Members(sw, "acls", nil, sw.Ports) },
 			"hold": func(tx *ovn.Tx) {
 				tx.Hold(sw, "ports", ovn.UUID[nbrow.LogicalSwitchPort](tx, vnet.PartOverlay, "port", "p1"))
 			},
@@ -186,7 +186,7 @@ func TestColumnsHaveOwners(t *testing.T) {
 			ovn.Ensure(tx, "port", "p1", &nbrow.LogicalSwitchPort{Options: map[string]string{"router-port": "x"}})
 		}},
 		"a table of another part": {vnet.PartDHCP, func(tx *ovn.Tx) { ovn.Ensure(tx, "x", "y", &nbrow.LogicalSwitch{Name: "x"}) }},
-		"members of another part": {vnet.PartDHCP, func(tx *ovn.Tx) { tx.Members(sw, "ports", nil, sw.Ports) }},
+		"members of another part": {vnet.PartDHCP, func(tx *ovn.Tx) { tx.Members(sw, "acls", nil, sw.Ports) }},
 		"the mark": {vnet.PartOverlay, func(tx *ovn.Tx) {
 			ovn.Ensure(tx, "port", "p1", &nbrow.LogicalSwitchPort{ExternalIDs: map[string]string{"vnet:owner": "x"}})
 		}},
