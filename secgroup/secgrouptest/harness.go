@@ -42,8 +42,11 @@ type Limits struct {
 	// OpenerEnds: when what allowed a connection goes, the connection ends with
 	// the next packet of who opened it; until then the other side's pass.
 	OpenerEnds bool
-	// RouterAdvertisements of a port with port security pass.
+	// RouterAdvertisements, and MLD queries, of a port with port security pass.
 	RouterAdvertisements bool
+	// OwnAddressesOnly: a port with port security also receives only what is
+	// for its own addresses, for multicast or broadcast.
+	OwnAddressesOnly bool
 	// Fragments of a datagram but the first match no rule about ports.
 	Fragments bool
 	// ICMPCodes: echo and timestamp with a code other than 0 are invalid.

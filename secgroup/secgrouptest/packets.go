@@ -91,7 +91,7 @@ func runPackets(t *testing.T, w *world) {
 // portable leaves out what the platform is known to do otherwise.
 func (w *world) portable(probes []probe) []probe {
 	return slices.DeleteFunc(slices.Clone(probes), func(p probe) bool {
-		return w.limit.RouterAdvertisements && p.frame.Proto == lab.ICMPv6 && p.frame.ICMPType == 134
+		return w.limit.RouterAdvertisements && p.frame.Proto == lab.ICMPv6 && p.frame.ICMPType == 134 || w.limit.OwnAddressesOnly && p.name == "to an address not its own"
 	})
 }
 
@@ -373,6 +373,7 @@ func groupCases() []PacketCase {
 					{"NA in", "d", "a", lab.Frame{Proto: lab.ICMPv6, ICMPType: 136, Src: d.v6, Target: d.v6, LinkAddr: d.mac}, true, true},
 					{"RS out", "a", "d", llA(dst(lab.Frame{Proto: lab.ICMPv6, ICMPType: 133, TTL: 255}, "ff02::2")), true, true},
 					{"RA in", "d", "a", llD(dst(lab.Frame{Proto: lab.ICMPv6, ICMPType: 134, TTL: 255}, "ff02::1")), true, true},
+					{"MLD query out", "a", "d", llA(dst(lab.Frame{Proto: lab.ICMPv6, ICMPType: 130, TTL: 1}, "ff02::1")), true, w.limit.RouterAdvertisements},
 					{"echo in", "d", "a", icmp6(128, 0), true, false},
 				}}}
 			}},

@@ -31,6 +31,8 @@ func spoofCases() []PacketCase {
 				tagged := udp(1)
 				tagged.VLAN = 5
 				return []round{{probes: []probe{
+					{"to an address not its own", "d", "a", dst(udp(1), "10.0.0.77"), false, !w.limit.OwnAddressesOnly},
+					{"DHCP request to a port", "d", "a", udpFrom(68, 67), false, true}, {"DHCPv6 request to a port", "d", "a", udpFrom(546, 547), true, true},
 					{"own", "a", "d", udp(1), false, true}, {"own, IPv6", "a", "d", udp(1), true, true},
 					{"own link-local", "a", "d", src(udp(1), a.ll.String()), true, true},
 					{"foreign MAC", "a", "d", srcMAC(udp(1), other), false, false}, {"foreign MAC, IPv6", "a", "d", srcMAC(udp(1), other), true, false},
@@ -63,6 +65,8 @@ func spoofCases() []PacketCase {
 					{"no IP", "a", "d", lab.Frame{EtherType: 0x88cc, Payload: []byte("lldp of a vm, long enough to be told apart from others")}, false, false},
 					{"tagged", "a", "d", tagged, false, false},
 					{"no IP to it", "d", "a", lab.Frame{EtherType: 0x88cc, Payload: []byte("lldp to a vm, long enough to be told apart from others")}, false, false},
+				}}, {probes: []probe{
+					{"DHCP server in a connection", "a", "d", udpFrom(67, 68), false, false}, {"DHCPv6 server in a connection", "a", "d", udpFrom(547, 546), true, false},
 				}}}
 			}},
 		{"port security off", "DisablePortSecurity: anything passes.",
