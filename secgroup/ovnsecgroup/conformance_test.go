@@ -3,6 +3,7 @@ package ovnsecgroup_test
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -35,6 +36,17 @@ func newSite(t testing.TB) *site {
 	l := lab.New(t)
 	s := &site{l: l, c: l.OVNCentral(nil)}
 	s.hv = l.Chassis(s.c, lab.ChassisOptions{Name: "hv1"}, lab.ChassisOptions{Name: "hv2"})
+	t.Cleanup(func() {
+		for _, hv := range s.hv {
+			log, err := os.ReadFile(hv.OVNController.Log)
+			require.NoError(t, err)
+			for _, l := range strings.Split(string(log), "\n") {
+				if strings.Contains(l, "error parsing") {
+					t.Errorf("%s: %s", hv.ChassisName, l)
+				}
+			}
+		}
+	})
 	// The first packets through a tunnel are lost while its far end is resolved.
 	s.c.NBCtl("ls-add", "warm", "--", "lsp-add", "warm", "w1", "--", "lsp-add", "warm", "w2",
 		"--", "lsp-set-addresses", "w1", "02:00:00:00:00:01 10.9.9.1", "--", "lsp-set-addresses", "w2", "02:00:00:00:00:02 10.9.9.2")
@@ -292,7 +304,7 @@ func (p *plugger) Unplug(ctx context.Context, portID string) error {
 func harness(s *site) secgrouptest.Harness {
 	return secgrouptest.Harness{
 		Central: true, Segment: overlay.Geneve, Slow: true,
-		Limits: secgrouptest.Limits{OpenerEnds: true, RouterAdvertisements: true, ICMPCodes: true, Fragments: true},
+		Limits: secgrouptest.Limits{OpenerEnds: true, RouterAdvertisements: true, ICMPCodes: true, Fragments: true, OwnAddressesOnly: true},
 		Settle: s.settle,
 		Make:   func(t testing.TB, n int) []secgrouptest.Host { return s.install(t).hosts(t, n) },
 	}
