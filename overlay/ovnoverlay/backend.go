@@ -131,10 +131,13 @@ func (b *Backend) EnsureNetwork(ctx context.Context, n overlay.Network) error {
 		return err
 	}
 	return b.submit(ctx, func(tx *ovn.Tx) error {
-		for m, sw := range ovn.Own[nbrow.LogicalSwitch](tx, vnet.PartOverlay) {
-			if m.ID != n.ID && n.Segment.Type != overlay.Local && sw.ExternalIDs[keySegment] == n.Segment.String() {
-				tx.Guard(sw, "external_ids")
-				return fmt.Errorf("%s is network %s: %w", n.Segment, m.ID, vnet.ErrConflict)
+		segment := n.Segment.String()
+		if old := ovn.Find[nbrow.LogicalSwitch](tx, vnet.PartOverlay, kindNetwork, n.ID); old == nil || old.ExternalIDs[keySegment] != segment {
+			for sw := range ovn.All[nbrow.LogicalSwitch](tx) {
+				m, ok := ovn.MarkOf(sw.ExternalIDs)
+				if ok && m.Owner == b.c.Owner() && m.Part == vnet.PartOverlay && m.ID != n.ID && sw.ExternalIDs[keySegment] == segment {
+					return fmt.Errorf("%s is network %s: %w", segment, m.ID, vnet.ErrConflict)
+				}
 			}
 		}
 		putNetwork(tx, n, mtu)

@@ -13,8 +13,8 @@ import (
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/internal/lab"
 	"github.com/vnet-go/vnet/overlay"
-	"github.com/vnet-go/vnet/overlay/ovnoverlay"
 	"github.com/vnet-go/vnet/overlay/overlaytest"
+	"github.com/vnet-go/vnet/overlay/ovnoverlay"
 	"github.com/vnet-go/vnet/ovn"
 )
 

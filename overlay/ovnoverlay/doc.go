@@ -11,9 +11,7 @@
 // "MAC IP IP", and Port.Host is options:requested-chassis. ARP and ND for all
 // ports are answered on the host that asks.
 //
-// A Filtered port is born into a Port_Group, "closed", with ACLs that drop all
-// it sends and all that is sent to it; package ovnsecgroup takes it out when it
-// fills the port.
+// A Filtered port is disabled until package ovnsecgroup fills it ([ovn.Closed]).
 //
 // A [Plugger] is the host's half: it puts devices into the integration bridge
 // of its own Open vSwitch and waits until ovn-controller has installed the port.
@@ -28,7 +26,5 @@
 //   - Broadcasts and multicast go to every host with a port of the network,
 //     whatever Flooding says; unknown unicast goes nowhere. Flooding.NoMulticast
 //     and UnknownUnicast are refused.
-//   - ND and MLD pass a closed port: OVN lets them by before any ACL (since
-//     23.03.1; ovn-northd(8), "ACLs").
 //   - A network that is down has its ports disabled, not those of routers.
 package ovnoverlay

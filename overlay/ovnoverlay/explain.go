@@ -3,7 +3,6 @@ package ovnoverlay
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/vnet-go/vnet"
@@ -29,8 +28,8 @@ func (b *Backend) Explain(ctx context.Context, kind, id string) (x vnet.Explanat
 		if sw := ovn.Holder[nbrow.LogicalSwitch](v, row); sw != nil {
 			x.Add(switchText(sw))
 		}
-		if g := ovn.Find[nbrow.PortGroup](v, vnet.PartOverlay, kindClosed, "all"); g != nil && slices.Contains(g.Ports, row.UUID) {
-			x.Add(fmt.Sprintf("Port_Group %s: nothing passes until security groups are filled in", g.Name))
+		if ovn.Closed(row) {
+			x.Add("disabled until security groups are filled in")
 		}
 		b.explainBinding(v, &x, row.Name)
 		if b.c.Has("Port_Binding", "") {

@@ -19,19 +19,16 @@ const (
 	kindNetwork  = "network"  // Logical_Switch
 	kindLocalnet = "localnet" // Logical_Switch_Port of a provider network
 	kindPort     = "port"     // Logical_Switch_Port
-	kindClosed   = "closed"   // Port_Group "all", and its two ACLs "in" and "out"
 )
 
 // Keys in external_ids, for what OVN has no column for.
 const (
-	keySegment  = "vnet:segment"  // of a switch: Segment.String
-	keyMTU      = "vnet:mtu"      // of a switch: what devices get
-	keyAsked    = "vnet:asked"    // of a switch: the MTU that was asked for, and Flooding
-	keySubnets  = "vnet:subnets"  // of a switch: JSON
-	keyDown     = "vnet:down"     // of a switch or port: "true" when administratively down
-	keyFiltered = "vnet:filtered" // of a port: "true" when it is to be closed while secgroup has not filled it
-	keyAddress  = "vnet:address"  // of a port: our member of addresses
-	filled      = "vnet:secgroup:"
+	keySegment = "vnet:segment" // of a switch: Segment.String
+	keyMTU     = "vnet:mtu"     // of a switch, and of its ports for hosts that see the Southbound only: what devices get
+	keyAsked   = "vnet:asked"   // of a switch: the MTU that was asked for, and Flooding
+	keySubnets = "vnet:subnets" // of a switch: JSON
+	keyDown    = "vnet:down"    // of a switch or port: "true" when administratively down
+	keyAddress = "vnet:address" // of a port: our member of addresses
 )
 
 // putNetwork makes the rows of a network be as they must.
@@ -49,19 +46,27 @@ func putNetwork(tx *ovn.Tx, n overlay.Network, mtu int) {
 			l.TagRequest = new(int(n.Segment.ID))
 		}
 		r := ovn.Ensure(tx, kindLocalnet, n.ID, l)
-		results = append(results, r, tx.Hold(ovn.At[nbrow.LogicalSwitch](tx, sw.UUID), "ports", r.UUID))
+		results = append(results, r, tx.Hold(ovn.At[nbrow.LogicalSwitch](tx, sw.UUID), "ports", r.UUID),
+			tx.Members(ovn.At[nbrow.LogicalSwitchPort](tx, r.UUID), "addresses", l.Addresses, nil))
 	} else if l := ovn.Find[nbrow.LogicalSwitchPort](tx, vnet.PartOverlay, kindLocalnet, n.ID); l != nil {
 		results = append(results, tx.Delete(l))
 	}
 	impact := vnet.ImpactNone
 	if old != nil {
 		impact = vnet.ImpactSome
-		if was := old.ExternalIDs[keyDown] == "true"; was != n.AdminDown {
+		down := old.ExternalIDs[keyDown] == "true"
+		if down != n.AdminDown {
 			impact = vnet.ImpactObject
+		}
+		if down != n.AdminDown || old.ExternalIDs[keyMTU] != strconv.Itoa(mtu) {
 			for _, u := range old.Ports { // OVN has no switch that is down, only ports
 				p := ovn.At[nbrow.LogicalSwitchPort](tx, u)
+				if p == nil {
+					continue
+				}
 				if m, ok := ovn.MarkOf(p.ExternalIDs); ok && m.Owner == c.Owner() && m.Part == vnet.PartOverlay && m.Kind == kindPort {
-					results = append(results, ovn.Ensure(tx, kindPort, m.ID, &nbrow.LogicalSwitchPort{Enabled: new(!n.AdminDown && p.ExternalIDs[keyDown] != "true")}, "enabled"))
+					results = append(results, ovn.Ensure(tx, kindPort, m.ID, &nbrow.LogicalSwitchPort{Enabled: new(!n.AdminDown && p.ExternalIDs[keyDown] != "true"),
+						ExternalIDs: map[string]string{keyMTU: strconv.Itoa(mtu)}}, "enabled", "external_ids:"+keyMTU))
 				}
 			}
 		}
@@ -110,7 +115,6 @@ func dropNetwork(tx *ovn.Tx, id string) error {
 	}
 	// What it holds goes with it.
 	tx.Record(kindNetwork, id, vnet.ImpactObject, tx.Delete(sw))
-	dropClosed(tx)
 	return nil
 }
 
@@ -144,13 +148,14 @@ func putPort(tx *ovn.Tx, p overlay.Port) error {
 	}
 	old := ovn.Find[nbrow.LogicalSwitchPort](tx, vnet.PartOverlay, kindPort, p.ID)
 	want := &nbrow.LogicalSwitchPort{Name: c.PortName(p.ID), Addresses: []string{address(p)}, Enabled: new(!p.AdminDown && sw.ExternalIDs[keyDown] != "true"),
-		ExternalIDs: map[string]string{keyDown: strconv.FormatBool(p.AdminDown), keyFiltered: strconv.FormatBool(p.Filtered), keyAddress: address(p)}}
+		ExternalIDs: map[string]string{keyDown: strconv.FormatBool(p.AdminDown), ovn.KeyFiltered: strconv.FormatBool(p.Filtered), keyAddress: address(p),
+			keyMTU: sw.ExternalIDs[keyMTU]}}
 	if p.Host != "" {
 		want.Options = map[string]string{"requested-chassis": p.Host}
 	}
 	r := ovn.Ensure(tx, kindPort, p.ID, want)
 	results := []ovn.Result{r, tx.Hold(sw, "ports", r.UUID)}
-	impact, isFilled := vnet.ImpactNone, false
+	impact := vnet.ImpactNone
 	if old != nil {
 		impact = vnet.ImpactSome
 		var gone []string
@@ -161,45 +166,9 @@ func putPort(tx *ovn.Tx, p overlay.Port) error {
 			}
 		}
 		results = append(results, tx.Members(ovn.At[nbrow.LogicalSwitchPort](tx, r.UUID), "addresses", []string{address(p)}, gone))
-		for k := range old.ExternalIDs {
-			isFilled = isFilled || strings.HasPrefix(k, filled)
-		}
-	}
-	was := old != nil && old.ExternalIDs[keyFiltered] == "true"
-	switch {
-	case p.Filtered && !was && !isFilled:
-		results = append(results, tx.Members(closed(tx), "ports", []string{r.UUID}, nil))
-	case !p.Filtered && was:
-		if g := ovn.Find[nbrow.PortGroup](tx, vnet.PartOverlay, kindClosed, "all"); g != nil {
-			results = append(results, tx.Members(g, "ports", nil, []string{r.UUID}))
-		}
 	}
 	tx.Record(kindPort, p.ID, impact, results...)
 	return nil
-}
-
-// closed is the group of ports through which nothing passes, made when it is
-// first needed.
-func closed(tx *ovn.Tx) *nbrow.PortGroup {
-	group := tx.Conn().Symbol(kindClosed, "all")
-	g := &nbrow.PortGroup{Name: group}
-	for _, a := range []struct{ id, direction, port string }{{"in", "to-lport", "outport"}, {"out", "from-lport", "inport"}} {
-		r := ovn.Ensure(tx, kindClosed, a.id, &nbrow.ACL{Direction: a.direction, Priority: 32767, Match: a.port + " == @" + group, Action: "drop"})
-		g.ACLs = append(g.ACLs, r.UUID)
-	}
-	slices.Sort(g.ACLs)
-	r := ovn.Ensure(tx, kindClosed, "all", g, "name", "acls")
-	return ovn.At[nbrow.PortGroup](tx, r.UUID)
-}
-
-// dropClosed removes that group with the last network.
-func dropClosed(tx *ovn.Tx) {
-	for range ovn.Own[nbrow.LogicalSwitch](tx, vnet.PartOverlay) {
-		return
-	}
-	if g := ovn.Find[nbrow.PortGroup](tx, vnet.PartOverlay, kindClosed, "all"); g != nil {
-		tx.Delete(g)
-	}
 }
 
 func dropPort(tx *ovn.Tx, id string) {
