@@ -52,10 +52,11 @@ type Limit string
 const (
 	// Options by code that the platform has no word for are refused.
 	LimitOptionCodes Limit = "option-codes"
-	// Reservation.ClientID and DUID are refused.
+	// Reservation.ClientID and DUID are refused, and a DHCPv4 client identifier
+	// is not sent back (RFC 6842).
 	LimitClientID Limit = "client-id"
 	// Boot files of client architectures are refused, but for [BootDefault] and
-	// [BootIPXE].
+	// [BootIPXE] beside it. They are sent as option 67 only.
 	LimitBootFiles Limit = "boot-files"
 	// Scope.RapidCommit is refused.
 	LimitRapidCommit Limit = "rapid-commit"
@@ -64,10 +65,20 @@ const (
 	LimitNAKUnknown Limit = "nak-unknown"
 	// Everything that the scope says is sent, asked for or not.
 	LimitAllOptions Limit = "all-options"
-	// DHCPv6 gives addresses for ever, whatever Scope.Lease says.
+	// DHCPv6 gives addresses for ever, whatever Scope.Lease says; Renew, Rebind
+	// and Release are not answered, and Confirm and Decline always are, without
+	// a status.
 	LimitLease6 Limit = "lease6"
+	// DHCPv6 tells no search domains.
+	LimitSearch6 Limit = "search6"
 	// Clients are told no domain-qualified name of theirs (options 81, v6 39).
 	LimitNames Limit = "names"
+	// DHCPv4 refusals are shorter than the 300 bytes of BOOTP (RFC 1542, 2.1), and
+	// sent to the client's own address.
+	LimitRefusals Limit = "refusals"
+	// A request for a client's own address is granted also when it names
+	// another server.
+	LimitServerChoice Limit = "server-choice"
 	// Several addresses of one client by DHCPv6 are refused.
 	LimitOneAddress Limit = "one-address"
 )

@@ -2,6 +2,7 @@ package dhcptest
 
 import (
 	"encoding/binary"
+	"math"
 	"net/netip"
 	"time"
 
@@ -52,6 +53,16 @@ func asks(codes ...uint16) opt6 {
 	return opt6{oro6, b}
 }
 
+const ever = math.MaxUint32
+
+// life6 is an address as it is given for two hours.
+func (f *field) life6(ip netip.Addr) addr6 {
+	if f.limited(dhcp.LimitLease6) {
+		return addr6{ip, ever, ever}
+	}
+	return addr6{ip, 7200, 7200}
+}
+
 var own6 = netip.MustParseAddr("2001:db8:a::11")
 
 var cases6 = []packetCase{
@@ -63,16 +74,28 @@ var cases6 = []packetCase{
 		adv, _ := s.ask6(solicit6, iaNA(7), asks(23, 24), opt6{39, []byte{1, 3, 'v', 'm', '1', 0}})
 		require.EqualValues(f.t, advertise6, adv.typ)
 		t1, t2, addrs, _ := adv.ia()
-		require.Equal(f.t, []addr6{{own6, 7200, 7200}}, addrs)
-		require.Equal(f.t, [2]uint32{3600, 6300}, [2]uint32{t1, t2})
+		require.Equal(f.t, []addr6{f.life6(own6)}, addrs)
+		if f.limited(dhcp.LimitLease6) {
+			require.Equal(f.t, [2]uint32{ever, ever}, [2]uint32{t1, t2})
+		} else {
+			require.Equal(f.t, [2]uint32{3600, 6300}, [2]uint32{t1, t2})
+		}
 		f.holds(r.ID, 0)
 		rep, _ := s.ask6(request6, opt6{serverID6, adv.opt(serverID6)}, iaNA(7, own6), asks(23, 24), opt6{39, []byte{1, 3, 'v', 'm', '1', 0}})
 		require.EqualValues(f.t, reply6, rep.typ)
 		_, _, addrs, _ = rep.ia()
-		require.Equal(f.t, []addr6{{own6, 7200, 7200}}, addrs)
+		require.Equal(f.t, []addr6{f.life6(own6)}, addrs)
 		require.Equal(f.t, addr("2001:db8:53::1").AsSlice(), rep.opt(23))
-		require.Equal(f.t, "\x07example\x03org\x00", string(rep.opt(24)))
-		require.Equal(f.t, "\x06\x03web\x00", string(rep.opt(39)))
+		if search := string(rep.opt(24)); f.limited(dhcp.LimitSearch6) {
+			require.Empty(f.t, search)
+		} else {
+			require.Equal(f.t, "\x07example\x03org\x00", search)
+		}
+		if name := string(rep.opt(39)); f.limited(dhcp.LimitNames) {
+			require.Empty(f.t, name)
+		} else {
+			require.Equal(f.t, "\x06\x03web\x00", name)
+		}
 		f.event("lease", r.ID, "state", "new")
 		f.holds(r.ID, 1)
 	}},
@@ -83,6 +106,11 @@ var cases6 = []packetCase{
 		}
 		rep, fr := s.ask6(solicit6, iaNA(7))
 		server := opt6{serverID6, rep.opt(serverID6)}
+		if f.limited(dhcp.LimitLease6) {
+			s.silent6(renew6, server, iaNA(7, own6))
+			s.silent6(rebind6, iaNA(7, own6))
+			return
+		}
 		s.ns.Inject(device, lab.NeighborSolicitation(s.mac, s.mac.LinkLocal(), fr.Src).Bytes())
 		na := s.cap.Wait(wait, func(x lab.Frame) bool { return x.ICMPType == 136 && x.Proto == lab.ICMPv6 && x.Target == fr.Src })
 		require.Equal(f.t, fr.SrcMAC, na.LinkAddr)
@@ -90,7 +118,7 @@ var cases6 = []packetCase{
 		for range 2 {
 			m, _ := s.reply6(s.send6to(na.LinkAddr, fr.Src, renew6, server, iaNA(7, own6)))
 			_, _, addrs, _ := m.ia()
-			require.Equal(f.t, []addr6{{own6, 7200, 7200}}, addrs)
+			require.Equal(f.t, []addr6{f.life6(own6)}, addrs)
 		}
 		f.event("lease", r.ID)
 		f.event("lease", r.ID, "state", "renewed")
@@ -98,7 +126,7 @@ var cases6 = []packetCase{
 		require.EqualValues(f.t, reply6, m.typ)
 		m, _ = s.ask6(renew6, server, iaNA(7, addr("2001:db8:a::99")))
 		_, _, addrs, _ := m.ia()
-		require.ElementsMatch(f.t, []addr6{{own6, 7200, 7200}, {addr("2001:db8:a::99"), 0, 0}}, addrs, "what is not its own ends now")
+		require.ElementsMatch(f.t, []addr6{f.life6(own6), {addr("2001:db8:a::99"), 0, 0}}, addrs, "what is not its own ends now")
 		f.event("nak", r.ID)
 		s.silent6(renew6, opt6{serverID6, []byte("another server")}, iaNA(7, own6))
 	}},
@@ -108,6 +136,12 @@ var cases6 = []packetCase{
 			return
 		}
 		m, _ := s.ask6(confirm6, iaNA(7, own6))
+		if f.limited(dhcp.LimitLease6) {
+			require.Nil(f.t, m.opt(status6))
+			m, _ = s.ask6(confirm6, iaNA(7, addr("2001:db8:bad::1")))
+			require.Nil(f.t, m.opt(status6))
+			return
+		}
 		require.Equal(f.t, []byte{0, 0}, m.opt(status6)[:2])
 		m, _ = s.ask6(confirm6, iaNA(7, addr("2001:db8:bad::1")))
 		require.Equal(f.t, []byte{0, 4}, m.opt(status6)[:2], "NotOnLink")
@@ -120,6 +154,12 @@ var cases6 = []packetCase{
 		adv, _ := s.ask6(solicit6, iaNA(7))
 		server := opt6{serverID6, adv.opt(serverID6)}
 		s.ask6(request6, server, iaNA(7, own6))
+		if f.limited(dhcp.LimitLease6) {
+			s.silent6(release6, server, iaNA(7, own6))
+			m, _ := s.ask6(decline6, server, iaNA(7, own6))
+			require.Nil(f.t, m.opt(status6))
+			return
+		}
 		m, _ := s.ask6(release6, server, iaNA(7, own6))
 		require.Equal(f.t, []byte{0, 0}, m.opt(status6)[:2])
 		f.event("release", r.ID)
@@ -128,6 +168,11 @@ var cases6 = []packetCase{
 		f.event("decline", r.ID)
 	}},
 	{"v6 rapid commit", "A client that wants it gets its address in two messages.", func(f *field) {
+		if sc := scope6of("net"); f.limited(dhcp.LimitRapidCommit) {
+			sc.RapidCommit = true
+			require.ErrorIs(f.t, f.s.EnsureScope(f.ctx, sc), vnet.ErrUnsupported)
+			return
+		}
 		s, r, _ := f.net6(func(sc *dhcp.Scope) { sc.RapidCommit = true })
 		if s == nil {
 			return

@@ -69,8 +69,8 @@ func (m message4) bytes() []byte {
 }
 
 func parse4(b []byte) (m message4, err error) {
-	if len(b) < 300 {
-		return m, fmt.Errorf("message of %d bytes, shorter than BOOTP's 300", len(b))
+	if len(b) < 240 {
+		return m, fmt.Errorf("message of %d bytes", len(b))
 	}
 	if string(b[236:240]) != "\x63\x82\x53\x63" {
 		return m, fmt.Errorf("cookie is %x", b[236:240])
@@ -253,6 +253,8 @@ type station struct {
 	mac vnet.MAC
 	cap *lab.Capture
 	xid uint32
+	// short: refusals may be so, by dhcp.LimitRefusals.
+	short bool
 }
 
 const device = "eth0"
@@ -302,10 +304,16 @@ func (s *station) ask4(m message4) (message4, lab.Frame) {
 
 func (s *station) reply4(sent message4) (message4, lab.Frame) {
 	s.t.Helper()
-	f := s.cap.Wait(wait, isReply4(sent.xid))
+	f, ok := s.cap.Find(wait, isReply4(sent.xid))
+	if !ok {
+		s.t.Fatalf("no reply to %+v", sent)
+	}
 	m, err := parse4(f.Payload)
 	if err != nil {
 		s.t.Fatalf("reply: %v", err)
+	}
+	if n := len(f.Payload); n < 300 && !(s.short && m.typ == nak) {
+		s.t.Fatalf("reply of %d bytes, shorter than BOOTP's 300", n)
 	}
 	if m.op != 2 || m.htype != 1 || m.hlen != 6 || m.chaddr != sent.chaddr || m.flags&0x7fff != sent.flags&0x7fff {
 		s.t.Fatalf("reply's header is not of the request: %+v", m)
@@ -319,7 +327,9 @@ func (s *station) reply4(sent message4) (message4, lab.Frame) {
 // silent4 sends m and checks that nobody answers.
 func (s *station) silent4(m message4) {
 	s.t.Helper()
-	s.cap.None(quiet, isReply4(s.send4(m).xid))
+	if f, ok := s.cap.Find(quiet, isReply4(s.send4(m).xid)); ok {
+		s.t.Fatalf("an answer that should not be: %v", f)
+	}
 }
 
 var allServers6 = addr("ff02::1:2")
@@ -352,7 +362,10 @@ func (s *station) ask6(typ byte, opts ...opt6) (message6, lab.Frame) {
 
 func (s *station) reply6(xid uint32) (message6, lab.Frame) {
 	s.t.Helper()
-	f := s.cap.Wait(wait, isReply6(xid))
+	f, ok := s.cap.Find(wait, isReply6(xid))
+	if !ok {
+		s.t.Fatalf("no reply to %x", xid)
+	}
 	m, err := parse6(f.Payload)
 	if err != nil {
 		s.t.Fatalf("reply: %v", err)
@@ -368,5 +381,7 @@ func (s *station) reply6(xid uint32) (message6, lab.Frame) {
 
 func (s *station) silent6(typ byte, opts ...opt6) {
 	s.t.Helper()
-	s.cap.None(quiet, isReply6(s.send6(typ, opts...)))
+	if f, ok := s.cap.Find(quiet, isReply6(s.send6(typ, opts...))); ok {
+		s.t.Fatalf("an answer that should not be: %v", f)
+	}
 }

@@ -42,7 +42,7 @@ func New(t ovn.Target, _ *Options) (*Backend, error) {
 func (b *Backend) Features(context.Context) dhcp.Features {
 	return dhcp.Features{V6: true, Options: true, Central: true, Limits: []dhcp.Limit{
 		dhcp.LimitOptionCodes, dhcp.LimitClientID, dhcp.LimitBootFiles, dhcp.LimitRapidCommit, dhcp.LimitNAKUnknown,
-		dhcp.LimitAllOptions, dhcp.LimitLease6, dhcp.LimitNames, dhcp.LimitOneAddress,
+		dhcp.LimitAllOptions, dhcp.LimitLease6, dhcp.LimitNames, dhcp.LimitOneAddress, dhcp.LimitRefusals, dhcp.LimitSearch6, dhcp.LimitServerChoice,
 	}}
 }
 

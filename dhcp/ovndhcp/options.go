@@ -70,19 +70,17 @@ func scopeOptions(owner vnet.Owner, s dhcp.Scope) (map[string]string, error) {
 				o["next_server"] = ip.String()
 			}
 		}
-		if f := s.BootFiles[dhcp.BootDefault]; f != "" {
-			o["bootfile_name"] = quote(f)
+		// bootfile_name_alt is for those that are not iPXE, where there is one.
+		all, ipxe := s.BootFiles[dhcp.BootDefault], s.BootFiles[dhcp.BootIPXE]
+		refuse(ipxe != "" && all == "", "boot file for iPXE without one for others")
+		switch {
+		case ipxe != "":
+			o["bootfile_name"], o["bootfile_name_alt"] = quote(ipxe), quote(all)
+		case all != "":
+			o["bootfile_name"] = quote(all)
 		}
-		if f := s.BootFiles[dhcp.BootIPXE]; f != "" {
-			o["bootfile_name_alt"] = quote(f)
-		}
-	} else {
-		if s.Mode == dhcp.Stateless {
-			o["dhcpv6_stateless"] = "true"
-		}
-		if len(s.SearchDomain) > 0 {
-			o["domain_search"] = quote(strings.Join(s.SearchDomain, ","))
-		}
+	} else if s.Mode == dhcp.Stateless {
+		o["dhcpv6_stateless"] = "true"
 	}
 	if len(s.DNS) > 0 {
 		o["dns_server"] = list(s.DNS)

@@ -131,23 +131,20 @@ func (w *writer) putScope(s dhcp.Scope) ([]ovn.Result, error) {
 	return append(r, w.putServer(s)...), nil
 }
 
-// putServer makes the port that answers ARP and neighbour discovery for a
-// server. The network may not stand yet.
+// putServer makes the port that answers ARP for a server, so that clients can
+// renew by unicast. The network may not stand yet. DHCPv6 clients do not need
+// it: they unicast only where a server says so, and OVN's does not.
 func (w *writer) putServer(s dhcp.Scope) []ovn.Result {
 	port := ovn.Find[nbrow.LogicalSwitchPort](w.tx, vnet.PartDHCP, kindServer, s.ID)
 	sw := ovn.Find[nbrow.LogicalSwitch](w.tx, vnet.PartOverlay, "network", s.NetworkID)
-	if sw == nil || s.Is4() && s.ServerIP == s.Router {
+	if sw == nil || !s.Is4() || s.ServerIP == s.Router {
 		if port != nil {
 			return []ovn.Result{w.tx.Delete(port)}
 		}
 		return nil
 	}
-	mac := serverMAC(w.tx.Conn().Owner(), s.NetworkID)
-	ip := s.ServerIP
-	if !s.Is4() {
-		ip = mac.LinkLocal()
-	}
-	r := ovn.Ensure(w.tx, kindServer, s.ID, &nbrow.LogicalSwitchPort{Name: w.tx.Conn().Name("dhcp", s.ID), Type: "localport", Addresses: []string{mac.String() + " " + ip.String()}})
+	r := ovn.Ensure(w.tx, kindServer, s.ID, &nbrow.LogicalSwitchPort{Name: w.tx.Conn().Name("dhcp", s.ID), Type: "localport",
+		Addresses: []string{serverMAC(w.tx.Conn().Owner(), s.NetworkID).String() + " " + s.ServerIP.String()}})
 	return []ovn.Result{r, w.tx.Hold(sw, "ports", r.UUID)}
 }
 
