@@ -22,7 +22,11 @@ import (
 //     refers to it ([vnet.ErrInUse]), an address group when no rule does. A rule
 //     may refer to a group or address group that does not exist yet: it has no
 //     members. A port's groups must exist ([vnet.ErrNotFound]).
-//   - A port may be ensured before or after its device is plugged.
+//   - A port may be ensured before or after its device is plugged. On a central
+//     platform it must be in the overlay, or pending in the same batch, or
+//     EnsurePort and Sync are [vnet.ErrNotFound], naming it; when the overlay
+//     deletes it, what was asked here goes too, and DeletePort or the next Sync
+//     clears the addresses it leaves in its groups.
 type Backend interface {
 	EnsureGroup(ctx context.Context, g Group) error
 	DeleteGroup(ctx context.Context, id string) error
