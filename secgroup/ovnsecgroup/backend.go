@@ -154,7 +154,7 @@ func (b *Backend) EnsurePort(ctx context.Context, p secgroup.Port) error {
 		} else {
 			r = append(r, w.filtered(here, nil)...)
 		}
-		r = slices.Concat(r, w.opened(here, nil), w.join(row.UUID, old, &p))
+		r = append(r, w.join(row.UUID, old, &p)...)
 		w.tell("port", p.ID, r, diffOf(secgroup.DiffPort(old, &p)))
 		return nil
 	})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,8 +15,8 @@ import (
 
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/internal/lab"
-	"github.com/vnet-go/vnet/internal/nbrow"
 	"github.com/vnet-go/vnet/overlay"
+	"github.com/vnet-go/vnet/overlay/ovnoverlay"
 	"github.com/vnet-go/vnet/ovn"
 	"github.com/vnet-go/vnet/secgroup"
 	"github.com/vnet-go/vnet/secgroup/ovnsecgroup"
@@ -92,7 +91,7 @@ func (i *install) dial(t testing.TB) *ovn.Conn {
 	i.regs = append(i.regs, reg)
 	i.mu.Unlock()
 	c, err := ovn.Dial(context.Background(), i.owner, strings.Split(i.s.c.NBEndpoints(), ","), &ovn.Options{
-		Wait: ovn.WaitHypervisors, Timeout: 60 * time.Second, Metrics: reg})
+		Southbound: strings.Split(i.s.c.SBEndpoints(), ","), Wait: ovn.WaitHypervisors, Timeout: 60 * time.Second, Metrics: reg})
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
 	return c
@@ -135,31 +134,34 @@ func (i *install) hosts(t testing.TB, n int) []secgrouptest.Host {
 	sg, err := ovnsecgroup.New(i.c, nil)
 	require.NoError(t, err)
 	var out []secgrouptest.Host
-	var plugs []*plugger
+	ov, err := ovnoverlay.New(i.c, nil)
+	require.NoError(t, err)
+	var plugs []*ovn.Chassis
 	for _, hv := range i.s.hv[:n] {
 		ch, err := ovn.OpenChassis(context.Background(), i.owner, hv.Endpoint, &ovn.ChassisOptions{Netns: hv.Path})
 		require.NoError(t, err)
-		p := &plugger{switches: switches{i.c}, ch: ch}
-		plugs = append(plugs, p)
+		p, err := ovnoverlay.NewPlugger(i.c, ch)
+		require.NoError(t, err)
+		plugs = append(plugs, ch)
 		out = append(out, secgrouptest.Host{
-			Name: hv.ChassisName, SecGroup: sg, Overlay: p, Writes: i.operations,
+			Name: hv.ChassisName, SecGroup: sg, Overlay: host{ov, p}, Writes: i.operations,
 			Reopen:  func(t testing.TB) secgroup.Backend { return i.backend(t) },
 			Foreign: i.s.foreign,
 		})
 	}
 	t.Cleanup(func() {
 		ctx := context.Background()
-		for _, p := range plugs {
-			list, err := p.ch.Plugged(ctx)
+		for _, ch := range plugs {
+			list, err := ch.Plugged(ctx)
 			if err != nil {
 				t.Error(err)
 			}
 			for _, d := range list {
-				if err := p.ch.Unplug(ctx, vnet.PartOverlay, d.PortID); err != nil {
+				if err := ch.Unplug(ctx, vnet.PartOverlay, d.PortID); err != nil {
 					t.Error(err)
 				}
 			}
-			p.ch.Close()
+			ch.Close()
 		}
 		if err := sg.Sync(ctx, secgroup.State{}, vnet.SyncOptions{Force: true}); err != nil {
 			t.Error(err)
@@ -169,7 +171,7 @@ func (i *install) hosts(t testing.TB, n int) []secgrouptest.Host {
 				t.Errorf("left in %s: %s", table, left)
 			}
 		}
-		if err := plugs[0].Sync(ctx, overlay.State{}, vnet.SyncOptions{Force: true}); err != nil {
+		if err := ov.Sync(ctx, overlay.State{}, vnet.SyncOptions{Force: true}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -197,108 +199,10 @@ func (s *site) foreign(t testing.TB) func(testing.TB) {
 	return func(t testing.TB) { require.Equal(t, before, look()) }
 }
 
-// switches is the overlay that the suite needs.
-type switches struct{ c *ovn.Conn }
-
-func (s *switches) EnsureNetwork(ctx context.Context, n overlay.Network) error {
-	return s.c.Submit(ctx, vnet.PartOverlay, func(tx *ovn.Tx) error { s.network(tx, n); return nil })
-}
-
-func (s *switches) network(tx *ovn.Tx, n overlay.Network) {
-	ovn.Ensure(tx, "network", n.ID, &nbrow.LogicalSwitch{Name: s.c.Name("network", n.ID)})
-	name := s.c.Symbol("closed", "all")
-	var acls []string
-	for id, a := range map[string]nbrow.ACL{
-		"in":  {Direction: "to-lport", Priority: 1000, Action: "drop", Match: "outport == @" + name},
-		"out": {Direction: "from-lport", Priority: 1000, Action: "drop", Match: "inport == @" + name},
-	} {
-		acls = append(acls, ovn.Ensure(tx, "acl", id, &a).UUID)
-	}
-	slices.Sort(acls)
-	ovn.Ensure(tx, "closed", "all", &nbrow.PortGroup{Name: name, ACLs: acls}, "name", "acls")
-}
-
-func (s *switches) EnsurePort(ctx context.Context, p overlay.Port) error {
-	return s.c.Submit(ctx, vnet.PartOverlay, func(tx *ovn.Tx) error { s.port(tx, p); return nil })
-}
-
-func (s *switches) port(tx *ovn.Tx, p overlay.Port) {
-	address := p.MAC.String()
-	for _, a := range p.FixedIPs {
-		address += " " + a.String()
-	}
-	fresh := ovn.Find[nbrow.LogicalSwitchPort](tx, vnet.PartOverlay, "port", p.ID) == nil
-	r := ovn.Ensure(tx, "port", p.ID, &nbrow.LogicalSwitchPort{Name: s.c.PortName(p.ID), Addresses: []string{address},
-		ExternalIDs: map[string]string{"vnet:filtered": fmt.Sprint(p.Filtered)}})
-	tx.Hold(ovn.Find[nbrow.LogicalSwitch](tx, vnet.PartOverlay, "network", p.NetworkID), "ports", r.UUID)
-	if fresh && p.Filtered {
-		tx.Members(ovn.Find[nbrow.PortGroup](tx, vnet.PartOverlay, "closed", "all"), "ports", []string{r.UUID}, nil)
-	}
-}
-
-func (s *switches) Sync(ctx context.Context, st overlay.State, o vnet.SyncOptions) error {
-	return s.c.Submit(ctx, vnet.PartOverlay, func(tx *ovn.Tx) error {
-		for _, n := range st.Networks {
-			s.network(tx, n)
-		}
-		for _, p := range st.Ports {
-			s.port(tx, p)
-		}
-		for m, row := range ovn.Own[nbrow.LogicalSwitchPort](tx, vnet.PartOverlay) {
-			if !slices.ContainsFunc(st.Ports, func(p overlay.Port) bool { return p.ID == m.ID }) {
-				tx.Delete(row)
-			}
-		}
-		for m, row := range ovn.Own[nbrow.LogicalSwitch](tx, vnet.PartOverlay) {
-			if !slices.ContainsFunc(st.Networks, func(n overlay.Network) bool { return n.ID == m.ID }) {
-				tx.Delete(row)
-			}
-		}
-		if len(st.Networks) == 0 {
-			tx.Delete(ovn.Find[nbrow.PortGroup](tx, vnet.PartOverlay, "closed", "all"))
-		}
-		return nil
-	})
-}
-
-func (s *switches) DeletePort(ctx context.Context, id string) error {
-	return s.c.Submit(ctx, vnet.PartOverlay, func(tx *ovn.Tx) error {
-		tx.Delete(ovn.Find[nbrow.LogicalSwitchPort](tx, vnet.PartOverlay, "port", id))
-		return nil
-	})
-}
-
-func (s *switches) DeleteNetwork(context.Context, string) error                  { return nil }
-func (s *switches) Plan(context.Context, overlay.State) (p vnet.Plan, err error) { return p, nil }
-func (s *switches) Health(ctx context.Context) vnet.Health                       { return s.c.Health(ctx) }
-func (s *switches) Features(context.Context) overlay.Features {
-	return overlay.Features{Segments: map[overlay.SegmentType]bool{overlay.Geneve: true}, Central: true}
-}
-
-// plugger is the overlay with the plugging of one host.
-type plugger struct {
-	switches
-	ch *ovn.Chassis
-}
-
-func (p *plugger) Plug(ctx context.Context, a overlay.Attachment) (overlay.Device, error) {
-	v, err := p.c.View(ctx)
-	if err != nil {
-		return overlay.Device{}, err
-	}
-	port := ovn.Find[nbrow.LogicalSwitchPort](v, vnet.PartOverlay, "port", a.PortID)
-	i := slices.IndexFunc(port.Addresses, func(s string) bool { return s != "unknown" })
-	d, err := p.ch.Plug(ctx, ovn.Plug{Part: vnet.PartOverlay, PortID: a.PortID, Kind: ovn.DeviceVeth, Name: a.Name, Netns: a.Netns,
-		MAC: vnet.MustParseMAC(strings.Fields(port.Addresses[i])[0])})
-	if err != nil {
-		return overlay.Device{}, err
-	}
-	_, err = p.ch.WaitInstalled(ctx, vnet.PartOverlay, a.PortID)
-	return overlay.Device{Name: d.Device}, err
-}
-
-func (p *plugger) Unplug(ctx context.Context, portID string) error {
-	return p.ch.Unplug(ctx, vnet.PartOverlay, portID)
+// host is the overlay with the plugging of one host.
+type host struct {
+	overlay.Backend
+	overlay.Plugger
 }
 
 func harness(s *site) secgrouptest.Harness {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/internal/nbrow"
+	"github.com/vnet-go/vnet/internal/sbrow"
 	"github.com/vnet-go/vnet/ovn"
 	"github.com/vnet-go/vnet/secgroup"
 )
@@ -60,16 +61,22 @@ func (b *Backend) explainPort(v *ovn.View, x *vnet.Explanation, id string) error
 	for _, s := range row.Addresses {
 		lsp.Add("addresses: " + s)
 	}
-	for _, m := range []struct {
-		part     vnet.Part
-		kind, id string
-		say      string
-	}{{vnet.PartSecGroup, kindFilter, "all", "what no rule allows is dropped"}, {vnet.PartOverlay, closedKind, closedID, "closed until it is filled"}} {
-		if pg := ovn.Find[nbrow.PortGroup](v, m.part, m.kind, m.id); pg != nil && slices.Contains(pg.Ports, row.UUID) {
-			in := x.Add(fmt.Sprintf("in Port_Group %s: %s", pg.Name, m.say))
-			for _, a := range aclsOf(v, pg) {
-				in.Add(aclText(a))
+	if row.Enabled != nil && !*row.Enabled {
+		lsp.Add("enabled: false, nothing passes")
+	}
+	for _, pb := range ovn.By[sbrow.PortBinding](v, "logical_port", row.Name) {
+		chassis := "none"
+		if pb.Chassis != nil {
+			if c := ovn.At[sbrow.Chassis](v, *pb.Chassis); c != nil {
+				chassis = c.Name
 			}
+		}
+		lsp.Add(fmt.Sprintf("Port_Binding %d on chassis %s", pb.TunnelKey, chassis))
+	}
+	if pg := ovn.Find[nbrow.PortGroup](v, vnet.PartSecGroup, kindFilter, "all"); pg != nil && slices.Contains(pg.Ports, row.UUID) {
+		in := x.Add(fmt.Sprintf("in Port_Group %s of all filtered ports", pg.Name))
+		for _, a := range aclsOf(v, pg) {
+			in.Add(aclText(a))
 		}
 	}
 	for _, g := range p.Groups {

@@ -26,9 +26,9 @@ const (
 
 // Keys of external_ids.
 const (
-	keyGroup = "vnet:group"         // of a Port_Group: the group as JSON
-	keyRules = "vnet:rules"         // of an ACL: the ids of the rules it carries
-	keyPort  = "vnet:secgroup:port" // of a Logical_Switch_Port: the port as JSON
+	keyGroup = "vnet:group"  // of a Port_Group: the group as JSON
+	keyRules = "vnet:rules"  // of an ACL: the ids of the rules it carries
+	keyPort  = ovn.KeyFilled // of a Logical_Switch_Port: the port as JSON; the handle opens ports that have it
 )
 
 // groupOf is the group that a row is of, or nil.
@@ -304,12 +304,11 @@ func (w *writer) unknown(row *nbrow.LogicalSwitchPort, was, is bool) ovn.Result 
 	return ovn.Result{}
 }
 
-// clearPort takes back what is in the port's own row, and closes the port if
-// it was to be filtered.
+// clearPort takes back what is in the port's own row; the handle closes the
+// port if it was to be filtered.
 func (w *writer) clearPort(row *nbrow.LogicalSwitchPort, old secgroup.Port) []ovn.Result {
 	out := []ovn.Result{ovn.Update(w.tx, row, &nbrow.LogicalSwitchPort{}), w.unknown(row, unknown(old), false)}
-	gone := []string{row.UUID}
-	return slices.Concat(out, w.filtered(nil, gone), w.opened(nil, gone))
+	return append(out, w.filtered(nil, []string{row.UUID})...)
 }
 
 // filtered changes who is in the group of all filtered ports, which is there
@@ -554,7 +553,7 @@ func (w *writer) all(s secgroup.State) (existing int, err error) {
 			}
 		}
 	}
-	var secured, filled, gone []string
+	var secured []string
 	var missing []error
 	for _, p := range s.Ports {
 		row := w.port(p.ID)
@@ -575,7 +574,6 @@ func (w *writer) all(s secgroup.State) (existing int, err error) {
 		for _, g := range p.Groups {
 			in[g][row.UUID] = p
 		}
-		filled = append(filled, row.UUID)
 		if !p.DisablePortSecurity {
 			secured = append(secured, row.UUID)
 		}
@@ -589,14 +587,13 @@ func (w *writer) all(s secgroup.State) (existing int, err error) {
 		ovn.Update(w.tx, row, &nbrow.LogicalSwitchPort{})
 		w.unknown(row, unknown(o), false)
 		note(&o)
-		gone = append(gone, row.UUID)
 	}
 	slices.Sort(secured)
 	var out []string
 	if pg := ovn.Find[nbrow.PortGroup](w.tx, vnet.PartSecGroup, kindFilter, "all"); pg != nil {
 		_, out = difference(pg.Ports, secured)
 	}
-	r := append(w.filtered(secured, out), w.opened(filled, gone)...)
+	r := w.filtered(secured, out)
 	if len(changes) == 0 {
 		w.drifted("port", "all", r)
 	}
@@ -625,31 +622,4 @@ func (w *writer) all(s secgroup.State) (existing int, err error) {
 		}
 	}
 	return existing, nil
-}
-
-// closedKind and closedID mark the overlay's group of ports that are closed
-// until they are filled here.
-const (
-	closedKind = "closed"
-	closedID   = "all"
-	keyClosed  = "vnet:filtered" // of a Logical_Switch_Port: it is to be closed when it is not filled
-)
-
-// opened takes ports that are filled out of the overlay's group of closed
-// ports, and puts those in that are not filled any more and were born closed.
-func (w *writer) opened(filled, gone []string) []ovn.Result {
-	pg := ovn.Find[nbrow.PortGroup](w.tx, vnet.PartOverlay, closedKind, closedID)
-	if pg == nil {
-		return nil
-	}
-	var back []string
-	for _, u := range gone {
-		if row := ovn.At[nbrow.LogicalSwitchPort](w.tx, u); row != nil && row.ExternalIDs[keyClosed] == "true" {
-			back = append(back, u)
-		}
-	}
-	if r := w.tx.Members(pg, "ports", back, filled); r.Verb != "" {
-		return []ovn.Result{r}
-	}
-	return nil
 }
