@@ -264,6 +264,8 @@ func packetCases() []Case {
 				probe{"from it, to another host", "b", udp(b2, c, true), nil, no()},
 				probe{"broadcast from it", "b", from, nil, no()},
 				probe{"ARP from it", "b", lab.ARPRequest(b2.port.MAC, b2.port.FixedIPs[0], ip4(77)), nil, no()},
+				probe{"ND to all, not to it", "a", lab.NeighborSolicitation(a.port.MAC, a.port.FixedIPs[1], ip6(78)), []string{"c"}, nil},
+				probe{"ND from it", "b", lab.NeighborSolicitation(b2.port.MAC, b2.port.FixedIPs[1], ip6(77)), nil, no()},
 				probe{"between others", "a", udp(a, c, false), []string{"c"}, nil})
 			b2.port.Filtered = false
 			b.ok(b.f[0].EnsurePort(b.ctx, b2.port))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"net/netip"
+	"time"
 
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/internal/nbrow"
@@ -14,6 +15,10 @@ import (
 )
 
 const name = "ovnoverlay"
+
+// patience is how long Features waits for a Southbound that is away: the
+// Northbound can be written without.
+const patience = 100 * time.Millisecond
 
 // Options of a [Backend]. Zero values are the defaults; nil will do.
 type Options struct {
@@ -66,6 +71,8 @@ func (b *Backend) Features(ctx context.Context) overlay.Features {
 			overlay.Local: "networks of OVN span all hosts",
 			overlay.VXLAN: "chassis with ovn-encap-type vxlan: OVN carries all networks alike",
 		}}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	v, err := b.c.View(ctx)
 	if err != nil {
 		return f

@@ -4,17 +4,17 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 
 	"github.com/vnet-go/vnet"
-	"github.com/vnet-go/vnet/internal/nbrow"
 	"github.com/vnet-go/vnet/overlay"
 	"github.com/vnet-go/vnet/ovn"
 )
 
 // Plugger is the [overlay.Plugger] of one host. It reads ports from the
-// Northbound and writes only to the host's own Open vSwitch. Methods may be
-// called from several goroutines.
+// Northbound, or from the Southbound when its connection has only that (waiting
+// some seconds for a port that ovn-northd may not have copied yet), and writes
+// only to the host's own Open vSwitch. Methods may be called from several
+// goroutines.
 type Plugger struct {
 	c  *ovn.Conn
 	ch *ovn.Chassis
@@ -41,38 +41,28 @@ func NewPlugger(c *ovn.Conn, ch *ovn.Chassis) (*Plugger, error) {
 // Plug implements [overlay.Plugger]. It returns when ovn-controller has
 // installed the port's flows.
 func (p *Plugger) Plug(ctx context.Context, a overlay.Attachment) (d overlay.Device, err error) {
-	v, err := p.c.View(ctx)
+	w, err := p.find(ctx, a.PortID)
 	if err != nil {
 		return d, err
 	}
-	row := ovn.Find[nbrow.LogicalSwitchPort](v, vnet.PartOverlay, kindPort, a.PortID)
-	if row == nil {
-		return d, fmt.Errorf("port %s: %w", a.PortID, vnet.ErrNotFound)
-	}
-	if host := row.Options["requested-chassis"]; host != "" {
+	if w.host != "" {
 		cfg, err := p.ch.Config(ctx)
 		if err != nil {
 			return d, err
 		}
-		if host != cfg.SystemID && host != cfg.Hostname {
-			return d, fmt.Errorf("port %s is of host %s, and this is %s: %w", a.PortID, host, cfg.SystemID, vnet.ErrConflict)
+		if w.host != cfg.SystemID && w.host != cfg.Hostname {
+			return d, fmt.Errorf("port %s is of host %s, and this is %s: %w", a.PortID, w.host, cfg.SystemID, vnet.ErrConflict)
 		}
 	}
-	sw := ovn.Holder[nbrow.LogicalSwitch](v, row)
-	if sw == nil {
-		return d, fmt.Errorf("network of port %s: %w", a.PortID, vnet.ErrNotFound)
-	}
-	mtu, _ := strconv.Atoi(sw.ExternalIDs[keyMTU])
-	mac, _ := parse(row.ExternalIDs[keyAddress])
 	kind := map[overlay.DeviceKind]ovn.DeviceKind{overlay.Existing: ovn.DeviceExisting, overlay.Veth: ovn.DeviceVeth, overlay.Tap: ovn.DeviceTap}[a.Kind]
-	plugged, err := p.ch.Plug(ctx, ovn.Plug{Part: vnet.PartOverlay, PortID: a.PortID, Kind: kind, Name: a.Name, Netns: a.Netns, MAC: mac, MTU: mtu})
+	plugged, err := p.ch.Plug(ctx, ovn.Plug{Part: vnet.PartOverlay, PortID: a.PortID, Kind: kind, Name: a.Name, Netns: a.Netns, MAC: w.mac, MTU: w.mtu})
 	if err != nil {
 		return d, err
 	}
 	if plugged, err = p.ch.WaitInstalled(ctx, vnet.PartOverlay, a.PortID); err != nil {
 		return d, err
 	}
-	return overlay.Device{Name: plugged.Device, MTU: mtu}, nil
+	return overlay.Device{Name: plugged.Device, MTU: w.mtu}, nil
 }
 
 // Unplug implements [overlay.Plugger].
