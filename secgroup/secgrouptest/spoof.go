@@ -85,6 +85,40 @@ func spoofCases() []PacketCase {
 					{"in", "d", "a", udp(1), false, true},
 				}}}
 			}},
+		{"one version of IP", "Its own addresses are (MAC, FixedIPs) and (MAC, its link-local address); ARP probes, DHCP requests and ND pass whatever those are.",
+			func(w *world) secgroup.State {
+				a, b := w.port("a", both), w.port("b", both)
+				a.FixedIPs, b.FixedIPs = a.FixedIPs[:1], b.FixedIPs[1:]
+				return secgroup.State{Groups: []secgroup.Group{all(both, in, out)}, Ports: []secgroup.Port{a, b, w.open("d")}}
+			},
+			func(w *world) []round {
+				a, b := w.vms["a"], w.vms["b"]
+				return []round{{probes: []probe{
+					{"IPv4", "a", "d", udp(1), false, true}, {"IPv6 of an IPv4 port", "a", "d", udp(1), true, false}, {"its link-local", "a", "d", src(udp(1), a.ll.String()), true, true},
+					{"its NS", "a", "d", lab.NeighborSolicitation(a.mac, a.ll, addr("2001:db8::9:1")), true, true},
+					{"IPv6", "b", "d", udp(1), true, true}, {"IPv4 of an IPv6 port", "b", "d", udp(1), false, false}, {"its link-local", "b", "d", src(udp(1), b.ll.String()), true, true},
+					{"ARP of an IPv6 port", "b", "d", arpFrom(b.mac, b.mac, b.v4, addr("10.0.8.21"), 1), false, false},
+					{"its ARP probe", "b", "d", arpFrom(b.mac, b.mac, zero, addr("10.0.8.22"), 1), false, true},
+					{"its DHCP request", "b", "d", dst(src(udpFrom(68, 67), "0.0.0.0"), "255.255.255.255"), false, true},
+				}}}
+			}},
+		{"a pair of everything", "AllowedPairs may be as wide as the address space.",
+			func(w *world) secgroup.State {
+				a := w.port("a", both, "wide")
+				a.AllowedPairs = []secgroup.AddressPair{{Prefix: prefix("0.0.0.0/0")}, {Prefix: prefix("::/0")}}
+				wide := func(r *secgroup.Rule) { r.RemoteGroup = "wide" }
+				return secgroup.State{Groups: []secgroup.Group{all(both, in, out), group("wide"), group("from", rule(in, ip4, wide), rule(in, ip6, wide))},
+					Ports: []secgroup.Port{a, w.port("b", "from"), w.open("d")}}
+			},
+			func(w *world) []round {
+				a := w.vms["a"]
+				return []round{{probes: []probe{
+					{"anything", "a", "d", src(udp(1), "203.0.113.9"), false, true}, {"anything, IPv6", "a", "d", src(udp(1), "2001:db8:77::9"), true, true},
+					{"ARP of anything", "a", "d", arpFrom(a.mac, a.mac, addr("203.0.113.9"), addr("10.0.8.31"), 1), false, true},
+					{"from another MAC", "a", "d", srcMAC(src(udp(1), "203.0.113.9"), mac(99)), false, false},
+					{"members are all", "d", "b", udp(1), false, true}, {"members are all, IPv6", "d", "b", udp(1), true, true},
+				}}}
+			}},
 		{"allowed pairs", "AllowedPairs are further addresses the port may use as its own: a prefix with a MAC, or with the port's MAC when that is zero. They are also addresses of the port for RemoteGroup.",
 			func(w *world) secgroup.State {
 				p := w.port("a", both, "pairs")
