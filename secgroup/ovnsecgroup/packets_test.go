@@ -3,6 +3,7 @@ package ovnsecgroup_test
 import (
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"github.com/vnet-go/vnet/internal/lab"
 	"github.com/vnet-go/vnet/overlay"
 	"github.com/vnet-go/vnet/secgroup"
+	"github.com/vnet-go/vnet/secgroup/ovnsecgroup"
 	"github.com/vnet-go/vnet/secgroup/secgrouptest"
 )
 
@@ -222,4 +224,97 @@ func TestStreams(t *testing.T) {
 	check(80)
 	ensure(secgroup.Group{ID: "client", Rules: []secgroup.Rule{keep, keep6}})
 	check(80, 8080)
+}
+
+// TestInvalidAtOpenPorts: a documented limit. What tracking calls invalid does
+// not pass between ports without port security either, once the network has a
+// stateful rule.
+func TestInvalidAtOpenPorts(t *testing.T) {
+	s := newSite(t)
+	vms, e, _, _ := cluster(t, s, func(name string, p *secgroup.Port) {
+		p.DisablePortSecurity, p.Groups = true, nil
+	})
+	from, to := vms["c"], vms["s"]
+	cap := to.Capture("eth0")
+	answer := func(port uint16) lab.Frame {
+		return lab.Frame{SrcMAC: from.p.MAC, DstMAC: to.p.MAC, Src: from.p.FixedIPs[0], Dst: to.p.FixedIPs[0], Proto: lab.TCP, SrcPort: 80, DstPort: port, Flags: lab.SYN | lab.ACK, Seq: 1, Ack: 1, TTL: 64}
+	}
+	arrives := func(port uint16) bool {
+		from.Inject("eth0", answer(port).Bytes())
+		sentinel := lab.Frame{SrcMAC: from.p.MAC, DstMAC: to.p.MAC, Src: from.p.FixedIPs[0], Dst: to.p.FixedIPs[0], Proto: lab.UDP, SrcPort: port, DstPort: port, TTL: 64}
+		from.Inject("eth0", sentinel.Bytes())
+		_, ok := cap.Find(5*time.Second, func(f lab.Frame) bool { return f.Proto == lab.UDP && f.DstPort == port })
+		require.True(t, ok)
+		_, ok = cap.Find(0, func(f lab.Frame) bool { return f.Proto == lab.TCP && f.DstPort == port })
+		return ok
+	}
+	require.True(t, arrives(1001), "nothing is tracked")
+	p := vms["v1"].p
+	p.DisablePortSecurity, p.Groups = false, []string{"all"}
+	require.NoError(t, e.EnsurePort(t.Context(), p))
+	s.settle()
+	require.False(t, arrives(1002), "tracked, and no answer to anything")
+}
+
+// TestLogged: what is dropped is in the log of ovn-controller where it happened.
+func TestLogged(t *testing.T) {
+	s := newSite(t)
+	vms, _, _, i := cluster(t, s, nil)
+	b, err := ovnsecgroup.New(i.c, &ovnsecgroup.Options{Log: &ovnsecgroup.Logging{Severity: "notice"}})
+	require.NoError(t, err)
+	for _, vm := range vms {
+		if vm.p.ID == "s" {
+			vm.p.Groups = nil
+		}
+		require.NoError(t, b.EnsurePort(t.Context(), vm.p))
+	}
+	s.settle()
+	_ = vms["c"].Ping(vms["s"].p.FixedIPs[0].String(), 1)
+	require.Eventually(t, func() bool {
+		log, err := os.ReadFile(s.hv[1].OVNController.Log)
+		require.NoError(t, err)
+		for _, l := range strings.Split(string(log), "\n") {
+			if strings.Contains(l, "acl_log") && strings.Contains(l, `name="drop/in"`) && strings.Contains(l, "severity=notice") && strings.Contains(l, "10.0.0.3") {
+				return true
+			}
+		}
+		return false
+	}, 20*time.Second, 50*time.Millisecond)
+}
+
+// TestTwoOwners: the same ids twice on one installation, and neither sees the other.
+func TestTwoOwners(t *testing.T) {
+	s := newSite(t)
+	mine, e, _, _ := cluster(t, s, nil)
+	other := s.install(t)
+	hosts := other.hosts(t, 1)
+	ctx := t.Context()
+	require.NoError(t, hosts[0].Overlay.EnsureNetwork(ctx, overlay.Network{ID: "net", Segment: overlay.Segment{Type: overlay.Geneve, ID: 1}, MTU: 1400}))
+	theirs, err := secgroup.New(hosts[0].SecGroup, nil)
+	require.NoError(t, err)
+	require.NoError(t, theirs.EnsureGroup(ctx, secgroup.Group{ID: "all"}))
+	var st secgroup.State
+	for _, name := range []string{"v1", "c"} {
+		p := mine[name].p
+		require.NoError(t, hosts[0].Overlay.EnsurePort(ctx, overlay.Port{ID: name, NetworkID: "net", MAC: p.MAC, FixedIPs: p.FixedIPs, Filtered: true}))
+		require.NoError(t, theirs.EnsurePort(ctx, p))
+		st.Ports = append(st.Ports, p)
+	}
+	st.Groups = []secgroup.Group{{ID: "all"}}
+	plan, err := theirs.Plan(ctx, st)
+	require.NoError(t, err)
+	require.True(t, plan.Empty(), plan.String())
+	reached := func() {
+		t.Helper()
+		require.Eventually(t, func() bool { return mine["c"].Ping(mine["s"].p.FixedIPs[0].String(), 1) == nil }, 10*time.Second, 20*time.Millisecond)
+	}
+	reached()
+	before := other.operations()
+	require.NoError(t, theirs.Sync(ctx, secgroup.State{}, vnet.SyncOptions{Force: true}))
+	require.Greater(t, other.operations(), before)
+	s.settle()
+	reached()
+	x, err := e.Explain(ctx, "port", "s")
+	require.NoError(t, err)
+	require.Contains(t, x.String(), "on chassis "+s.hv[1].ChassisName)
 }
