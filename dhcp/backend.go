@@ -56,18 +56,23 @@ const (
 	// is not sent back (RFC 6842).
 	LimitClientID Limit = "client-id"
 	// Boot files of client architectures are refused, but for [BootDefault] and
-	// [BootIPXE] beside it. They are sent as option 67 only.
+	// [BootIPXE] beside it. They are sent as option 67 only, and iPXE clients are
+	// told no address of the next server.
 	LimitBootFiles Limit = "boot-files"
 	// Scope.RapidCommit is refused.
 	LimitRapidCommit Limit = "rapid-commit"
 	// Clients that nobody reserved for hear nothing, whatever Scope.NAKUnknown
-	// says.
-	LimitNAKUnknown Limit = "nak-unknown"
+	// says, and in stateless scopes too. Whom a stateless scope serves has a port
+	// with an address of its subnet.
+	LimitUnknown Limit = "unknown-clients"
+	// A client whose address has changed while it held a lease is not refused
+	// before it boots or the lease ends.
+	LimitMovedLease Limit = "moved-lease"
 	// Everything that the scope says is sent, asked for or not.
 	LimitAllOptions Limit = "all-options"
 	// DHCPv6 gives addresses for ever, whatever Scope.Lease says; Renew, Rebind
-	// and Release are not answered, and Confirm and Decline always are, without
-	// a status.
+	// and Release are not answered, and Confirm, Decline, and Solicit where there
+	// are no addresses, are answered without a status.
 	LimitLease6 Limit = "lease6"
 	// DHCPv6 tells no search domains.
 	LimitSearch6 Limit = "search6"

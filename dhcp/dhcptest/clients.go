@@ -307,7 +307,13 @@ func moveStranger(f *field, how stranger) {
 	m.forget()
 	r.IPs[0] = addr("10.0.0.77")
 	f.put(r)
-	if how.name == "udhcpc" {
+	switch {
+	case f.limited(dhcp.LimitMovedLease):
+		stop()
+		m.forget()
+		_, again := m.start(how.args4, how.always)
+		defer again()
+	case how.name == "udhcpc":
 		require.NoError(f.t, syscall.Kill(pid, syscall.SIGUSR1))
 	}
 	f.eventIn(15*time.Second, "nak", r.ID)

@@ -45,6 +45,9 @@ type Host struct {
 	Port func(t testing.TB, r dhcp.Reservation)
 	// RemovePort takes it away.
 	RemovePort func(t testing.TB, r dhcp.Reservation)
+	// Settle waits until packets meet what has been changed, where a call to
+	// the backend does not. May be nil.
+	Settle func()
 }
 
 // Run runs the suite.
@@ -93,6 +96,12 @@ func (b *bench) ports(rs ...dhcp.Reservation) {
 		if b.h.Port != nil {
 			b.h.Port(b.t, r)
 		}
+	}
+}
+
+func (b *bench) settle() {
+	if b.h.Settle != nil {
+		b.h.Settle()
 	}
 }
 

@@ -41,7 +41,7 @@ func New(t ovn.Target, _ *Options) (*Backend, error) {
 // Features implements [dhcp.Backend].
 func (b *Backend) Features(context.Context) dhcp.Features {
 	return dhcp.Features{V6: true, Options: true, Central: true, Limits: []dhcp.Limit{
-		dhcp.LimitOptionCodes, dhcp.LimitClientID, dhcp.LimitBootFiles, dhcp.LimitRapidCommit, dhcp.LimitNAKUnknown,
+		dhcp.LimitOptionCodes, dhcp.LimitClientID, dhcp.LimitBootFiles, dhcp.LimitRapidCommit, dhcp.LimitUnknown, dhcp.LimitMovedLease,
 		dhcp.LimitAllOptions, dhcp.LimitLease6, dhcp.LimitNames, dhcp.LimitOneAddress, dhcp.LimitRefusals, dhcp.LimitSearch6, dhcp.LimitServerChoice,
 	}}
 }
@@ -85,7 +85,7 @@ func (b *Backend) EnsureScope(ctx context.Context, s dhcp.Scope) error {
 				r = append(r, more...)
 			}
 		}
-		w.tell("scope", s.ID, dhcp.Diff(scopeState(old), dhcp.State{Scopes: []dhcp.Scope{s}}), r)
+		w.tell("scope", s.ID, scopeState(old), dhcp.State{Scopes: []dhcp.Scope{s}}, r)
 		return nil
 	})
 }
@@ -102,7 +102,7 @@ func (b *Backend) DeleteScope(ctx context.Context, id string) error {
 			}
 			r = append(r, more...)
 		}
-		w.tell("scope", id, dhcp.Diff(scopeState(old), dhcp.State{}), r)
+		w.tell("scope", id, scopeState(old), dhcp.State{}, r)
 		return nil
 	})
 }
@@ -130,11 +130,15 @@ func (b *Backend) EnsureReservation(ctx context.Context, r dhcp.Reservation) err
 				res = w.clear(at)
 			}
 		}
-		more, err := w.putReservation(port, r, w.scopes(r.NetworkID))
+		scopes := w.scopes(r.NetworkID)
+		more, err := w.putReservation(port, r, w.serve(scopes))
 		if err != nil {
 			return err
 		}
-		w.tell("reservation", r.ID, dhcp.Diff(reservationState(old), dhcp.State{Reservations: []dhcp.Reservation{r}}), append(res, more...))
+		for _, s := range scopes { // the network may be younger than they
+			w.putServer(s)
+		}
+		w.tell("reservation", r.ID, reservationState(old), dhcp.State{Reservations: []dhcp.Reservation{r}}, append(res, more...))
 		return nil
 	})
 }
@@ -149,7 +153,7 @@ func (b *Backend) DeleteReservation(ctx context.Context, id string) error {
 			r = w.clear(port)
 		}
 		r = append(r, w.dropRows(id)...)
-		w.tell("reservation", id, dhcp.Diff(reservationState(old), dhcp.State{}), r)
+		w.tell("reservation", id, reservationState(old), dhcp.State{}, r)
 		return nil
 	})
 }
@@ -218,12 +222,12 @@ func (w *writer) all(s dhcp.State) (existing int, err error) {
 	}
 	existing = len(haveScopes) + len(haveRes)
 
-	byNet := map[string][]dhcp.Scope{}
+	byNet := map[string][]served{}
 	moved := map[string]bool{} // networks whose scopes differ
 	keepScopes, keepRes := map[string]bool{}, map[string]bool{}
 	for _, sc := range s.Scopes {
 		keepScopes[sc.ID] = true
-		byNet[sc.NetworkID] = append(byNet[sc.NetworkID], sc)
+		byNet[sc.NetworkID] = append(byNet[sc.NetworkID], w.serve([]dhcp.Scope{sc})...)
 	}
 	for _, r := range s.Reservations {
 		keepRes[r.ID] = true
@@ -240,7 +244,7 @@ func (w *writer) all(s dhcp.State) (existing int, err error) {
 			r = append(r, w.clear(p)...)
 		}
 		r = append(r, w.dropRows(id)...)
-		last = append(last, func() { w.tell("reservation", id, dhcp.Diff(reservationState(haveRes[id]), dhcp.State{}), r) })
+		last = append(last, func() { w.tell("reservation", id, reservationState(haveRes[id]), dhcp.State{}, r) })
 	}
 	for _, id := range slices.Sorted(maps.Keys(haveScopes)) {
 		if keepScopes[id] {
@@ -249,7 +253,7 @@ func (w *writer) all(s dhcp.State) (existing int, err error) {
 		old := haveScopes[id]
 		moved[old.NetworkID] = true
 		r := w.dropScope(id)
-		last = append(last, func() { w.tell("scope", id, dhcp.Diff(scopeState(&old), dhcp.State{}), r) })
+		last = append(last, func() { w.tell("scope", id, scopeState(&old), dhcp.State{}, r) })
 	}
 	for _, sc := range s.Scopes {
 		r, err := w.putScope(sc)
@@ -266,7 +270,7 @@ func (w *writer) all(s dhcp.State) (existing int, err error) {
 		if changed(r) {
 			moved[sc.NetworkID] = true
 		}
-		w.tell("scope", sc.ID, dhcp.Diff(scopeState(was), dhcp.State{Scopes: []dhcp.Scope{sc}}), r)
+		w.tell("scope", sc.ID, scopeState(was), dhcp.State{Scopes: []dhcp.Scope{sc}}, r)
 	}
 	// Ports that reservations of the state leave are cleared before others take them.
 	ports := make([]*nbrow.LogicalSwitchPort, len(s.Reservations))
@@ -290,7 +294,7 @@ func (w *writer) all(s dhcp.State) (existing int, err error) {
 		if old != nil && moved[r.NetworkID] && old.Equal(r) {
 			continue // told of with the scope
 		}
-		w.tell("reservation", r.ID, dhcp.Diff(reservationState(old), dhcp.State{Reservations: []dhcp.Reservation{r}}), append(left[r.ID], res...))
+		w.tell("reservation", r.ID, reservationState(old), dhcp.State{Reservations: []dhcp.Reservation{r}}, append(left[r.ID], res...))
 	}
 	for _, f := range last {
 		f()

@@ -37,6 +37,14 @@ func newSite(t testing.TB) *site {
 	return s
 }
 
+// settle empties the caches of the data paths, which follow the flows a moment
+// later by themselves.
+func (s *site) settle() {
+	for _, hv := range s.hv {
+		hv.Exec("ovs-appctl", "revalidator/purge")
+	}
+}
+
 // install is the installation as one owner has it.
 type install struct {
 	s     *site
@@ -109,6 +117,7 @@ func (i *install) host(t testing.TB) dhcptest.Host {
 			return b
 		},
 		Network: i.network, RemoveNetwork: i.removeNetwork, Plug: i.plug, Port: i.port, RemovePort: i.removePort,
+		Settle: i.s.settle,
 	}
 }
 

@@ -90,7 +90,7 @@ func scopeOptions(owner vnet.Owner, s dhcp.Scope) (map[string]string, error) {
 }
 
 // clientOptions is the row of one client, or nil when the scope's will do.
-func clientOptions(owner vnet.Owner, s dhcp.Scope, r dhcp.Reservation) (map[string]string, error) {
+func clientOptions(s served, r dhcp.Reservation) (map[string]string, error) {
 	opts, field := r.Options, "options"
 	if !s.Is4() {
 		opts, field = r.Options6, "options6"
@@ -99,10 +99,7 @@ func clientOptions(owner vnet.Owner, s dhcp.Scope, r dhcp.Reservation) (map[stri
 	if len(opts) == 0 && !named {
 		return nil, nil
 	}
-	o, err := scopeOptions(owner, s)
-	if err != nil {
-		return nil, err
-	}
+	o := maps.Clone(s.options)
 	if named {
 		o["hostname"] = quote(r.Hostname)
 	}

@@ -32,20 +32,39 @@ const (
 // writer is one submission.
 type writer struct{ tx *ovn.Tx }
 
+// served is a scope and what its row has in options.
+type served struct {
+	dhcp.Scope
+	options map[string]string
+}
+
+func (w *writer) serve(scopes []dhcp.Scope) []served {
+	out := make([]served, len(scopes))
+	for i, s := range scopes {
+		o, err := scopeOptions(w.tx.Conn().Owner(), s)
+		if err != nil {
+			w.tx.Fail(err) // an older version of this package could do more
+		}
+		out[i] = served{s, o}
+	}
+	return out
+}
+
 func changed(rs []ovn.Result) bool {
 	return slices.ContainsFunc(rs, func(r ovn.Result) bool { return r.Verb != "" })
 }
 
 // tell records the change of an object: how it differs, or when it does not,
 // how its rows do.
-func (w *writer) tell(kind, id string, p vnet.Plan, rs []ovn.Result) {
-	switch {
-	case !changed(rs):
-	case len(p.Changes) > 0:
-		w.tx.Change(p.Changes[0])
-	default:
-		w.tx.Record(kind, id, vnet.ImpactNone, append([]ovn.Result{{}}, rs...)...)
+func (w *writer) tell(kind, id string, have, want dhcp.State, rs []ovn.Result) {
+	if !changed(rs) {
+		return
 	}
+	if p := dhcp.Diff(have, want); len(p.Changes) > 0 {
+		w.tx.Change(p.Changes[0])
+		return
+	}
+	w.tx.Record(kind, id, vnet.ImpactNone, append([]ovn.Result{{}}, rs...)...)
 }
 
 func text(v any) string {
@@ -166,7 +185,7 @@ func (w *writer) port(r dhcp.Reservation) (*nbrow.LogicalSwitchPort, error) {
 	}
 	row := ovn.Find[nbrow.LogicalSwitchPort](w.tx, vnet.PartOverlay, "port", r.ID)
 	if row != nil {
-		if _, ok := addressesOf(row, r.MAC); ok && slices.Contains(sw.Ports, row.UUID) {
+		if _, ok := addressesOf(row, r.MAC); ok && ovn.Holder[nbrow.LogicalSwitch](w.tx, row) == sw {
 			return row, nil
 		}
 	}
@@ -248,7 +267,7 @@ func (w *writer) follow(network string) (out []ovn.Result, err error) {
 	if sw == nil {
 		return nil, nil
 	}
-	scopes := w.scopes(network)
+	scopes := w.serve(w.scopes(network))
 	for _, u := range sw.Ports {
 		row := ovn.At[nbrow.LogicalSwitchPort](w.tx, u)
 		r := reservationOf(row)
@@ -269,7 +288,7 @@ func (w *writer) follow(network string) (out []ovn.Result, err error) {
 }
 
 // putReservation makes a port be served as a reservation says.
-func (w *writer) putReservation(port *nbrow.LogicalSwitchPort, r dhcp.Reservation, scopes []dhcp.Scope) ([]ovn.Result, error) {
+func (w *writer) putReservation(port *nbrow.LogicalSwitchPort, r dhcp.Reservation, scopes []served) ([]ovn.Result, error) {
 	fixed, _ := addressesOf(port, r.MAC)
 	four, six, err := place(r, fixed, scopes)
 	if err != nil {
@@ -278,12 +297,12 @@ func (w *writer) putReservation(port *nbrow.LogicalSwitchPort, r dhcp.Reservatio
 	want := &nbrow.LogicalSwitchPort{ExternalIDs: map[string]string{keyReservation: text(r)}}
 	var rows []ovn.Result
 	var keep []string
-	for _, s := range []*dhcp.Scope{four, six} {
+	for _, s := range []*served{four, six} {
 		if s == nil {
 			continue
 		}
 		uuid := ovn.UUID[nbrow.DHCPOptions](w.tx, vnet.PartDHCP, kindScope, s.ID)
-		own, err := clientOptions(w.tx.Conn().Owner(), *s, r)
+		own, err := clientOptions(*s, r)
 		if err != nil {
 			return nil, err
 		}
@@ -298,19 +317,16 @@ func (w *writer) putReservation(port *nbrow.LogicalSwitchPort, r dhcp.Reservatio
 			want.Dhcpv6Options = &uuid
 		}
 	}
-	for _, s := range scopes {
-		rows = append(rows, w.putServer(s)...)
-	}
 	out := append([]ovn.Result{ovn.Update(w.tx, port, want)}, rows...)
 	return append(out, w.dropRows(r.ID, keep...)...), nil
 }
 
 // place finds the scopes that serve a client: OVN gives a client the first
 // address of its port that is in the subnet of the row its port refers to.
-func place(r dhcp.Reservation, fixed []netip.Addr, scopes []dhcp.Scope) (four, six *dhcp.Scope, err error) {
+func place(r dhcp.Reservation, fixed []netip.Addr, scopes []served) (four, six *served, err error) {
 	var errs []error
 	for i, ip := range r.IPs {
-		at := slices.IndexFunc(scopes, func(s dhcp.Scope) bool { return s.Mode != dhcp.Stateless && s.Contains(ip) })
+		at := slices.IndexFunc(scopes, func(s served) bool { return s.Mode != dhcp.Stateless && s.Contains(ip) })
 		if at < 0 {
 			continue
 		}
