@@ -69,14 +69,11 @@ var rules = []Rule{
 	{vnet.PartDHCP, "Logical_Switch", vnet.PartOverlay, words(`+ports`)},
 
 	{vnet.PartSecGroup, "Port_Group", "", words(`name ports acls`)},
-	{vnet.PartSecGroup, "ACL", "", words(`action direction match priority name log severity meter label options`)},
+	{vnet.PartSecGroup, "ACL", "", words(`action direction match priority name log severity meter`)},
 	{vnet.PartSecGroup, "Address_Set", "", words(`name addresses`)},
 	{vnet.PartSecGroup, "Meter", "", words(`name unit fair bands`)},
 	{vnet.PartSecGroup, "Meter_Band", "", words(`action rate burst_size`)},
-	{vnet.PartSecGroup, "Logical_Switch_Port", "", words(`name type addresses enabled options:virtual-ip options:virtual-parents`)},
 	{vnet.PartSecGroup, "Logical_Switch_Port", vnet.PartOverlay, words(`port_security +addresses`)},
-	{vnet.PartSecGroup, "Logical_Switch", vnet.PartOverlay, words(`+ports`)},
-	{vnet.PartSecGroup, "Port_Group", vnet.PartOverlay, words(`+ports`)},
 
 	{vnet.PartMetadata, "Logical_Switch_Port", "", words(`name type addresses enabled options:requested-chassis`)},
 	{vnet.PartMetadata, "Logical_Switch", vnet.PartOverlay, words(`+ports`)},

@@ -88,14 +88,11 @@
 //	dhcp      Logical_Switch               of overlay  +ports
 //
 //	secgroup  Port_Group                   own         name ports acls
-//	secgroup  ACL                          own         action direction match priority name log severity meter label options
+//	secgroup  ACL                          own         action direction match priority name log severity meter
 //	secgroup  Address_Set                  own         name addresses
 //	secgroup  Meter                        own         name unit fair bands
 //	secgroup  Meter_Band                   own         action rate burst_size
-//	secgroup  Logical_Switch_Port          own         name type addresses enabled options:virtual-ip options:virtual-parents
 //	secgroup  Logical_Switch_Port          of overlay  port_security +addresses
-//	secgroup  Logical_Switch               of overlay  +ports
-//	secgroup  Port_Group                   of overlay  +ports
 //
 //	metadata  Logical_Switch_Port          own         name type addresses enabled options:requested-chassis
 //	metadata  Logical_Switch               of overlay  +ports
