@@ -15,6 +15,11 @@ const backendName = "ovnsecgroup"
 
 // Options of [New]. The zero value and nil are the same.
 type Options struct {
+	// Loose lets TCP connections that tracking does not know go on where a rule
+	// allows their packets: those of a port that has moved to another chassis,
+	// where its connections are not known. Otherwise a segment from the middle of
+	// a stream is invalid, and a port that moves loses its TCP connections.
+	Loose bool
 	// Log lets ovn-controller log what the default drops catch, on the host
 	// where it happens. Nil: nothing is logged.
 	Log *Logging
@@ -35,9 +40,15 @@ func (l *Logging) severity() string { return cmp.Or(l.Severity, "info") }
 
 // Backend filters ports by rows of the Northbound database. It keeps no state.
 type Backend struct {
-	t   ovn.Target
-	c   *ovn.Conn
-	log *Logging
+	t ovn.Target
+	c *ovn.Conn
+	o options
+}
+
+// options are what the rows depend on.
+type options struct {
+	loose bool
+	log   *Logging
 }
 
 var (
@@ -52,7 +63,11 @@ func New(t ovn.Target, o *Options) (*Backend, error) {
 		return nil, &vnet.FieldError{Field: "target", Reason: "is nil"}
 	}
 	b := &Backend{t: t, c: t.Conn()}
-	if o != nil && o.Log != nil {
+	if o == nil {
+		return b, nil
+	}
+	b.o.loose = o.Loose
+	if o.Log != nil {
 		l := *o.Log
 		switch l.severity() {
 		case "alert", "warning", "notice", "info", "debug":
@@ -64,7 +79,7 @@ func New(t ovn.Target, o *Options) (*Backend, error) {
 		}
 		l.Rate, l.Burst = cmp.Or(l.Rate, 100), cmp.Or(l.Burst, 25)
 		l.meter = b.c.Name(kindMeter, "drops")
-		b.log = &l
+		b.o.log = &l
 	}
 	return b, nil
 }
@@ -73,7 +88,7 @@ func (b *Backend) submit(ctx context.Context, f func(w *writer) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return b.t.Submit(ctx, vnet.PartSecGroup, func(tx *ovn.Tx) error { return f(&writer{tx: tx, log: b.log}) })
+	return b.t.Submit(ctx, vnet.PartSecGroup, func(tx *ovn.Tx) error { return f(&writer{tx: tx, o: b.o}) })
 }
 
 // EnsureGroup implements [secgroup.Backend].
@@ -199,7 +214,7 @@ func (b *Backend) Plan(ctx context.Context, s secgroup.State) (vnet.Plan, error)
 	}
 	s = s.Canonical()
 	return b.t.Plan(ctx, vnet.PartSecGroup, func(tx *ovn.Tx) error {
-		_, err := (&writer{tx: tx, log: b.log}).all(s)
+		_, err := (&writer{tx: tx, o: b.o}).all(s)
 		return err
 	})
 }

@@ -65,6 +65,8 @@
 //   - All IP of a network with a stateful rule is tracked, also that of ports
 //     without port security, and what tracking calls invalid is dropped there
 //     too, unless NB_Global options:use_ct_inv_match is false.
+//   - Tracking stays on the chassis that a port leaves: its TCP connections end
+//     when it moves, unless Options.Loose.
 //   - Multicast and broadcast are judged packet by packet and open no connection.
 //   - Ranges of ports exist for tcp, udp and sctp; for udplite and dccp they are
 //     refused.

@@ -227,14 +227,14 @@ func carries(m, r secgroup.Match) bool {
 
 // filterACLs are the ACLs of the group of all ports with port security: the
 // default drops, what always passes and what never does.
-func filterACLs(pg string, log *Logging) []acl {
+func filterACLs(pg string, o options) []acl {
 	in, out := "inport == @"+pg, "outport == @"+pg
 	var list []acl
 	add := func(id, dir string, priority int, action, match string) {
 		row := nbrow.ACL{Priority: priority, Direction: dir, Action: action, Match: match}
-		if action == "drop" && log != nil {
-			row.Log, row.Severity, row.Name = true, new(log.severity()), new("drop/"+id)
-			row.Meter = new(log.meter)
+		if action == "drop" && o.log != nil {
+			row.Log, row.Severity, row.Name = true, new(o.log.severity()), new("drop/"+id)
+			row.Meter = new(o.log.meter)
 		}
 		list = append(list, acl{kindFilter + "/" + id, row})
 	}
@@ -276,6 +276,9 @@ func filterACLs(pg string, log *Logging) []acl {
 	add("out-ra", from, priorityNever, "drop", in+" && ip6 && icmp6 && icmp6.type == 134")
 	// Port security lets the unspecified address speak, for DHCP and for probes.
 	add("out-unspecified", from, priorityNobody, "drop", in+" && ip4.src == 0.0.0.0")
+	if o.loose {
+		return list
+	}
 	// Open vSwitch's tracking takes a segment from the middle of a stream for a
 	// new connection.
 	add("out-mid-stream", from, priorityNever, "drop", in+" && ip && tcp && ct.new && !tcp.flags[1]")

@@ -124,8 +124,8 @@ func stateOf(r ovn.Reader) (secgroup.State, error) {
 
 // writer computes what one submission writes.
 type writer struct {
-	tx  *ovn.Tx
-	log *Logging
+	tx *ovn.Tx
+	o  options
 }
 
 // tell adds what was asked, or what had drifted, to the plan.
@@ -317,12 +317,12 @@ func (w *writer) filtered(in, gone []string) []ovn.Result {
 	var out []ovn.Result
 	c := w.tx.Conn()
 	if len(in) > 0 {
-		if w.log != nil {
-			band := ovn.Ensure(w.tx, kindMeter, "drops", &nbrow.MeterBand{Action: "drop", Rate: w.log.Rate, BurstSize: w.log.Burst})
-			out = append(out, band, ovn.Ensure(w.tx, kindMeter, "drops", &nbrow.Meter{Name: w.log.meter, Unit: "pktps", Fair: new(true), Bands: []string{band.UUID}}))
+		if w.o.log != nil {
+			band := ovn.Ensure(w.tx, kindMeter, "drops", &nbrow.MeterBand{Action: "drop", Rate: w.o.log.Rate, BurstSize: w.o.log.Burst})
+			out = append(out, band, ovn.Ensure(w.tx, kindMeter, "drops", &nbrow.Meter{Name: w.o.log.meter, Unit: "pktps", Fair: new(true), Bands: []string{band.UUID}}))
 		}
 		name := c.Symbol(kindFilter, "all")
-		out = append(out, w.portGroup(kindFilter, "all", nbrow.PortGroup{Name: name}, filterACLs(name, w.log))...)
+		out = append(out, w.portGroup(kindFilter, "all", nbrow.PortGroup{Name: name}, filterACLs(name, w.o))...)
 	}
 	pg := ovn.Find[nbrow.PortGroup](w.tx, vnet.PartSecGroup, kindFilter, "all")
 	if pg == nil {
@@ -334,7 +334,7 @@ func (w *writer) filtered(in, gone []string) []ovn.Result {
 	if pg = ovn.At[nbrow.PortGroup](w.tx, pg.UUID); pg != nil && len(pg.Ports) == 0 {
 		out = append(out, w.deletePortGroup(kindFilter, "all")...)
 	}
-	if w.log == nil || pg == nil || len(pg.Ports) == 0 {
+	if w.o.log == nil || pg == nil || len(pg.Ports) == 0 {
 		out = append(out, w.tx.Delete(ovn.Find[nbrow.Meter](w.tx, vnet.PartSecGroup, kindMeter, "drops")))
 	}
 	return out
@@ -595,7 +595,7 @@ func (w *writer) all(s secgroup.State) (existing int, err error) {
 	}
 	r := w.filtered(secured, out)
 	if len(changes) == 0 {
-		w.drifted("port", "all", r)
+		w.drifted("port", "(all)", r)
 	}
 	for _, g := range s.Groups {
 		r := w.setMembers(g.ID, in[g.ID])

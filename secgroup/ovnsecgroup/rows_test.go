@@ -75,7 +75,7 @@ func example() secgroup.State {
 
 func (b *Backend) print(t testing.TB, f func(w *writer) error) string {
 	t.Helper()
-	s, err := b.c.Print(t.Context(), vnet.PartSecGroup, func(tx *ovn.Tx) error { return f(&writer{tx: tx, log: b.log}) })
+	s, err := b.c.Print(t.Context(), vnet.PartSecGroup, func(tx *ovn.Tx) error { return f(&writer{tx: tx, o: b.o}) })
 	require.NoError(t, err)
 	return s
 }
@@ -179,7 +179,7 @@ func TestDrift(t *testing.T) {
 		{"group web", []string{"acl-del", pg, "to-lport"}},
 		{"group web", []string{"clear", "Port_Group", pg, "ports"}},
 		{"group web", []string{"remove", "Address_Set", setName(c, kindMembers, "web", "4"), "addresses", "10.1.0.7"}},
-		{"port all", []string{"acl-del", filter, "from-lport"}},
+		{"port (all)", []string{"acl-del", filter, "from-lport"}},
 		{"port P", []string{"clear", "Logical_Switch_Port", "o/P", "port_security"}},
 		{"addressgroup office", []string{"clear", "Address_Set", setName(c, kindAddresses, "office", "4"), "addresses"}},
 	} {
@@ -222,7 +222,7 @@ func TestBatch(t *testing.T) {
 	require.True(t, plan.Empty(), plan.String())
 }
 
-func TestLogging(t *testing.T) {
+func TestOptions(t *testing.T) {
 	s := example()
 	c := installation(t, s.Ports...)
 	b, err := New(c, &Options{Log: &Logging{Rate: 10}})
@@ -244,6 +244,17 @@ func TestLogging(t *testing.T) {
 	require.NoError(t, err)
 	for m := range ovn.All[nbrow.Meter](v) {
 		t.Errorf("meter %s is left", m.Name)
+	}
+	loose, err := New(c, &Options{Loose: true})
+	require.NoError(t, err)
+	plan, err := loose.Plan(t.Context(), s)
+	require.NoError(t, err)
+	require.Len(t, plan.Changes, 1)
+	require.NoError(t, loose.Sync(t.Context(), s, vnet.SyncOptions{}))
+	v, err = c.View(t.Context())
+	require.NoError(t, err)
+	for a := range ovn.All[nbrow.ACL](v) {
+		require.NotContains(t, a.Match, "ct.new")
 	}
 	_, err = New(c, &Options{Log: &Logging{Severity: "loud"}})
 	var f *vnet.FieldError
