@@ -27,12 +27,14 @@ type site struct {
 	n  atomic.Int32
 }
 
-func newSite(t testing.TB, chassis int) *site {
+func newSite(t testing.TB, chassis int) *site { return newSiteOf(t, chassis, "geneve") }
+
+func newSiteOf(t testing.TB, chassis int, encap string) *site {
 	l := lab.New(t)
 	s := &site{l: l, c: l.OVNCentral(nil)}
 	var o []lab.ChassisOptions
 	for i := range chassis {
-		o = append(o, lab.ChassisOptions{Name: fmt.Sprint("hv", i+1), Physical: []string{"ex"}})
+		o = append(o, lab.ChassisOptions{Name: fmt.Sprint("hv", i+1), Physical: []string{"ex"}, Encap: encap})
 	}
 	s.hv = l.Chassis(s.c, o...)
 	return s

@@ -17,7 +17,7 @@ import (
 // Kinds of rows; the id is the network's or the port's.
 const (
 	kindNetwork  = "network"  // Logical_Switch
-	kindLocalnet = "localnet" // Logical_Switch_Port of a provider network
+	kindLocalnet = "localnet" // Logical_Switch_Port of a provider network; "NETWORK/VLAN" with a VLAN id
 	kindPort     = "port"     // Logical_Switch_Port
 )
 
@@ -39,17 +39,27 @@ func putNetwork(tx *ovn.Tx, n overlay.Network, mtu int) {
 	sw := ovn.Ensure(tx, kindNetwork, n.ID, &nbrow.LogicalSwitch{Name: c.Name(kindNetwork, n.ID), ExternalIDs: map[string]string{
 		keySegment: n.Segment.String(), keyMTU: strconv.Itoa(mtu), keyAsked: asked(n), keySubnets: string(subnets), keyDown: strconv.FormatBool(n.AdminDown)}})
 	results := []ovn.Result{sw}
+	place := n.ID
+	if n.Segment.ID != 0 { // a row of its own: ovn-northd never takes a tag back
+		place = fmt.Sprintf("%s/%d", n.ID, n.Segment.ID)
+	}
+	if old != nil && old.ExternalIDs[keySegment] != n.Segment.String() {
+		for _, u := range old.Ports {
+			row := ovn.At[nbrow.LogicalSwitchPort](tx, u)
+			if m, ok := ours(tx, row); ok && m.Kind == kindLocalnet && (m.ID != place || !n.Segment.Type.Physical()) {
+				results = append(results, tx.Delete(row))
+			}
+		}
+	}
 	if n.Segment.Type.Physical() {
-		l := &nbrow.LogicalSwitchPort{Name: c.Name(kindLocalnet, n.ID), Type: "localnet", Addresses: []string{"unknown"},
+		l := &nbrow.LogicalSwitchPort{Name: c.Name(kindLocalnet, place), Type: "localnet", Addresses: []string{"unknown"},
 			Enabled: new(!n.AdminDown), Options: map[string]string{"network_name": n.Segment.PhysicalNetwork}}
 		if n.Segment.ID != 0 {
 			l.TagRequest = new(int(n.Segment.ID))
 		}
-		r := ovn.Ensure(tx, kindLocalnet, n.ID, l)
+		r := ovn.Ensure(tx, kindLocalnet, place, l)
 		results = append(results, r, tx.Hold(ovn.At[nbrow.LogicalSwitch](tx, sw.UUID), "ports", r.UUID),
 			tx.Members(ovn.At[nbrow.LogicalSwitchPort](tx, r.UUID), "addresses", l.Addresses, nil))
-	} else if l := ovn.Find[nbrow.LogicalSwitchPort](tx, vnet.PartOverlay, kindLocalnet, n.ID); l != nil {
-		results = append(results, tx.Delete(l))
 	}
 	impact := vnet.ImpactNone
 	if old != nil {
@@ -61,10 +71,7 @@ func putNetwork(tx *ovn.Tx, n overlay.Network, mtu int) {
 		if down != n.AdminDown || old.ExternalIDs[keyMTU] != strconv.Itoa(mtu) {
 			for _, u := range old.Ports { // OVN has no switch that is down, only ports
 				p := ovn.At[nbrow.LogicalSwitchPort](tx, u)
-				if p == nil {
-					continue
-				}
-				if m, ok := ovn.MarkOf(p.ExternalIDs); ok && m.Owner == c.Owner() && m.Part == vnet.PartOverlay && m.Kind == kindPort {
+				if m, ok := ours(tx, p); ok && m.Kind == kindPort {
 					results = append(results, ovn.Ensure(tx, kindPort, m.ID, &nbrow.LogicalSwitchPort{Enabled: new(!n.AdminDown && p.ExternalIDs[keyDown] != "true"),
 						ExternalIDs: map[string]string{keyMTU: strconv.Itoa(mtu)}}, "enabled", "external_ids:"+keyMTU))
 				}
@@ -72,6 +79,15 @@ func putNetwork(tx *ovn.Tx, n overlay.Network, mtu int) {
 		}
 	}
 	tx.Record(kindNetwork, n.ID, impact, results...)
+}
+
+// ours is the mark of a row that this part of this owner has made.
+func ours(tx *ovn.Tx, row *nbrow.LogicalSwitchPort) (m ovn.Mark, ok bool) {
+	if row == nil {
+		return m, false
+	}
+	m, ok = ovn.MarkOf(row.ExternalIDs)
+	return m, ok && m.Owner == tx.Conn().Owner() && m.Part == vnet.PartOverlay
 }
 
 // asked is what a network asks for that OVN does not write down.
@@ -89,14 +105,10 @@ func dropNetwork(tx *ovn.Tx, id string) error {
 	if sw == nil {
 		return nil
 	}
-	local := ovn.UUID[nbrow.LogicalSwitchPort](tx, vnet.PartOverlay, kindLocalnet, id)
 	var users []string
 	for _, u := range sw.Ports {
-		if u == local {
-			continue
-		}
 		row := ovn.At[nbrow.LogicalSwitchPort](tx, u)
-		if row == nil {
+		if m, ok := ours(tx, row); row == nil || ok && m.Kind == kindLocalnet {
 			continue
 		}
 		if m, ok := ovn.MarkOf(row.ExternalIDs); ok {

@@ -222,7 +222,7 @@ func TestDrift(t *testing.T) {
 		`{"op":"update","table":"Logical_Switch_Port","where":[["name","==","red/P"]],"row":{"enabled":true,"options":["map",[]]}}`,
 		`{"op":"mutate","table":"Logical_Switch_Port","where":[["name","==","red/P"]],"mutations":[["addresses","delete","fa:16:3e:aa:00:07 10.1.0.7 2001:db8:1::7"]]}`,
 		`{"op":"update","table":"Logical_Switch_Port","where":[["name","==","red/Q"]],"row":{"enabled":true}}`,
-		`{"op":"update","table":"Logical_Switch_Port","where":[["name","==","red/localnet/E"]],"row":{"tag_request":5,"addresses":["set",[]]}}`,
+		`{"op":"update","table":"Logical_Switch_Port","where":[["name","==","red/localnet/E/100"]],"row":{"tag_request":5,"addresses":["set",[]]}}`,
 		`{"op":"update","table":"Logical_Switch","where":[["name","==","red/network/F"]],"row":{"ports":["set",[]],"name":"mine"}}`,
 	} {
 		n.Transact(`["OVN_Northbound",` + tx + `]`)
