@@ -203,7 +203,11 @@ func (w *writer) portGroup(kind, id string, want nbrow.PortGroup, list []acl) []
 			}
 		}
 	}
-	return append(out, ovn.Ensure(w.tx, kind, id, &want, "name", "acls", "external_ids"))
+	r := ovn.Ensure(w.tx, kind, id, &want, "name", "acls", "external_ids")
+	if r.Verb == vnet.Update {
+		w.tx.Guard(ovn.At[nbrow.PortGroup](w.tx, r.UUID), "external_ids") // rules of two writers must not add up
+	}
+	return append(out, r)
 }
 
 func (w *writer) deletePortGroup(kind, id string) []ovn.Result {
@@ -288,7 +292,11 @@ func (w *writer) deleteAddressGroup(id string) []ovn.Result {
 
 // ensurePort writes what is in the port's own row.
 func (w *writer) ensurePort(row *nbrow.LogicalSwitchPort, old *secgroup.Port, p secgroup.Port) []ovn.Result {
-	out := []ovn.Result{ovn.Update(w.tx, row, &nbrow.LogicalSwitchPort{PortSecurity: portSecurity(p), ExternalIDs: map[string]string{keyPort: encode(p)}})}
+	r := ovn.Update(w.tx, row, &nbrow.LogicalSwitchPort{PortSecurity: portSecurity(p), ExternalIDs: map[string]string{keyPort: encode(p)}})
+	if r.Verb != "" {
+		w.tx.Guard(row, "external_ids") // what groups it leaves rests on that
+	}
+	out := []ovn.Result{r}
 	return append(out, w.unknown(row, old != nil && unknown(*old), unknown(p)))
 }
 
@@ -307,6 +315,7 @@ func (w *writer) unknown(row *nbrow.LogicalSwitchPort, was, is bool) ovn.Result 
 // clearPort takes back what is in the port's own row; the handle closes the
 // port if it was to be filtered.
 func (w *writer) clearPort(row *nbrow.LogicalSwitchPort, old secgroup.Port) []ovn.Result {
+	w.tx.Guard(row, "external_ids")
 	out := []ovn.Result{ovn.Update(w.tx, row, &nbrow.LogicalSwitchPort{}), w.unknown(row, unknown(old), false)}
 	return append(out, w.filtered(nil, []string{row.UUID})...)
 }
@@ -433,7 +442,11 @@ func (w *writer) unshared(pg *nbrow.PortGroup, uuid string, addresses []string) 
 		}
 		if p, err := portOf("", row); err == nil && p != nil {
 			by := addressesBy(*p)
+			kept := len(left)
 			left = slices.DeleteFunc(left, func(a string) bool { return slices.Contains(by["4"], a) || slices.Contains(by["6"], a) })
+			if len(left) < kept {
+				w.tx.Guard(row, "external_ids") // or both leave, each for the other's sake leaving it
+			}
 		}
 	}
 	return left

@@ -1,6 +1,7 @@
 package ovnsecgroup
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -155,6 +156,71 @@ func TestSharedAddress(t *testing.T) {
 	plan, err := b.Plan(t.Context(), secgroup.State{Groups: []secgroup.Group{secgroup.DefaultGroup("big")}, Ports: []secgroup.Port{z}})
 	require.NoError(t, err)
 	require.True(t, plan.Empty(), plan.String())
+}
+
+// TestRaces: two processes change what touches, and none of it is lost.
+func TestRaces(t *testing.T) {
+	a, z := member(1), member(2)
+	shared := secgroup.AddressPair{Prefix: netip.MustParsePrefix("10.9.9.9/32")}
+	a.AllowedPairs, z.AllowedPairs = []secgroup.AddressPair{shared}, []secgroup.AddressPair{shared}
+	srv := ovsdbtest.New(t, ovsdbtest.NB)
+	var b [2]*Backend
+	for i := range b {
+		c, err := ovn.Dial(t.Context(), "o", []string{srv.Endpoint()}, nil)
+		require.NoError(t, err)
+		t.Cleanup(func() { c.Close() })
+		b[i], err = New(c, nil)
+		require.NoError(t, err)
+	}
+	overlay(t, b[0].c, a, z)
+	web, ssh := secgroup.Group{ID: "g", Rules: secgroup.DefaultGroup("g").Rules[:1]}, secgroup.Group{ID: "g", Rules: secgroup.DefaultGroup("g").Rules[1:2]}
+	start := secgroup.State{Groups: []secgroup.Group{secgroup.DefaultGroup("big"), {ID: "g"}, {ID: "h"}}, Ports: []secgroup.Port{a, z}}
+	inG, inH := a, a
+	inG.Groups, inH.Groups = []string{"g"}, []string{"h"}
+	for _, x := range []struct {
+		name        string
+		first, last func(ctx context.Context, b *Backend) error
+		want        secgroup.State
+	}{
+		{"both leave", func(ctx context.Context, b *Backend) error { return b.DeletePort(ctx, a.ID) }, func(ctx context.Context, b *Backend) error { return b.DeletePort(ctx, z.ID) },
+			secgroup.State{Groups: start.Groups}},
+		{"two minds about a port", func(ctx context.Context, b *Backend) error { return b.EnsurePort(ctx, inG) }, func(ctx context.Context, b *Backend) error { return b.EnsurePort(ctx, inH) },
+			secgroup.State{Groups: start.Groups, Ports: []secgroup.Port{inH, z}}},
+		{"two minds about a group", func(ctx context.Context, b *Backend) error { return b.EnsureGroup(ctx, web) }, func(ctx context.Context, b *Backend) error { return b.EnsureGroup(ctx, ssh) },
+			secgroup.State{Groups: []secgroup.Group{start.Groups[0], ssh, start.Groups[2]}, Ports: start.Ports}},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			ctx := t.Context()
+			require.NoError(t, b[0].Sync(ctx, start, vnet.SyncOptions{Force: true}))
+			// The last has computed what it writes when the first has written.
+			slow := &late{Target: b[1].c, before: func() { require.NoError(t, x.first(ctx, b[0])) }}
+			last, err := New(slow, nil)
+			require.NoError(t, err)
+			require.NoError(t, x.last(ctx, last))
+			require.GreaterOrEqual(t, slow.calls, 2)
+			plan, err := last.Plan(ctx, x.want)
+			require.NoError(t, err)
+			require.True(t, plan.Empty(), plan.String())
+		})
+	}
+}
+
+// late is a connection over which something else happens once a transaction
+// has been computed.
+type late struct {
+	ovn.Target
+	before func()
+	calls  int
+}
+
+func (l *late) Submit(ctx context.Context, part vnet.Part, f func(*ovn.Tx) error) error {
+	return l.Target.Submit(ctx, part, func(tx *ovn.Tx) error {
+		err := f(tx)
+		if l.calls++; l.calls == 1 {
+			l.before()
+		}
+		return err
+	})
 }
 
 // TestDrift: what a stranger's hands have changed is told and mended.
