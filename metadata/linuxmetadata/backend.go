@@ -4,11 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
-	"net/http"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/linux"
 	"github.com/vnet-go/vnet/metadata"
+	"github.com/vnet-go/vnet/metadata/internal/answer"
 )
 
 var (
@@ -49,9 +49,7 @@ type Backend struct {
 	t     linux.Target
 	h     *linux.Host
 	log   *slog.Logger
-	proxy *metadata.Proxy // nil: cannot serve
-	m     *metrics
-	hub   hub
+	a     *answer.Answerer
 	since time.Time
 	wake  chan struct{}
 
@@ -79,89 +77,25 @@ func New(t linux.Target, o *Options) (*Backend, error) {
 		b.log = b.h.Logger()
 	}
 	var err error
-	if b.m, err = newMetrics(opt.Metrics, string(b.h.Owner()), b.h.Name()); err != nil {
-		return nil, fmt.Errorf("metadata metrics: %w", err)
-	}
-	if opt.Instances == nil {
-		return b, nil
-	}
-	var next http.Handler
-	src := &known{b: b, next: opt.Instances}
-	if opt.Nova != nil {
-		no := *opt.Nova
-		if no.Logger == nil {
-			no.Logger = b.log
-		}
-		next, err = metadata.NewNova(src, &no)
-		err = vnet.In("nova", err)
-	} else {
-		so := opt.Server
-		if so.Logger == nil {
-			so.Logger = b.log
-		}
-		next, err = metadata.NewServer(src, &so)
-		err = vnet.In("server", err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	po, theirs := opt.Proxy, opt.Proxy.Observe
-	po.Observe = func(a metadata.Access) {
-		b.observe(a)
-		if theirs != nil {
-			theirs(a)
-		}
-	}
-	b.proxy, err = metadata.NewProxy(next, &po)
-	return b, vnet.In("proxy", err)
+	b.a, err = answer.New(answer.Options{Instances: opt.Instances, Server: opt.Server, Nova: opt.Nova, Proxy: opt.Proxy,
+		Metrics: opt.Metrics, Logger: b.log, Owner: string(b.h.Owner()), Host: b.h.Name(), Endpoint: b.endpointOf})
+	return b, err
 }
 
-// known tells of askers that are nobody.
-type known struct {
-	b    *Backend
-	next metadata.Instances
-}
-
-func (k *known) Lookup(ctx context.Context, a metadata.Asker) (*metadata.Instance, error) {
-	in, err := k.next.Lookup(ctx, a)
-	if errors.Is(err, vnet.ErrNotFound) {
-		k.b.m.unknown.Inc()
-		k.b.tell("refused", a, map[string]string{"reason": "unknown"})
-	}
-	return in, err
-}
-
-func (b *Backend) observe(a metadata.Access) {
-	b.m.observe(a)
-	switch {
-	case a.Limited:
-		b.tell("limited", a.Asker, map[string]string{"method": a.Method, "path": a.Path})
-	case a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden:
-		b.tell("refused", a.Asker, map[string]string{"method": a.Method, "path": a.Path, "status": strconv.Itoa(a.Status)})
-	case a.Status >= 500:
-		b.tell("failed", a.Asker, map[string]string{"method": a.Method, "path": a.Path, "status": strconv.Itoa(a.Status)})
-	}
-}
-
-// tell makes an event about an asker, of the endpoint it asked at.
-func (b *Backend) tell(kind string, a metadata.Asker, d map[string]string) {
-	id := ""
+// endpointOf is the endpoint that somebody asks at.
+func (b *Backend) endpointOf(a metadata.Asker) string {
 	b.emu.Lock()
+	defer b.emu.Unlock()
 	for _, e := range b.endpoints {
 		if e.RouterID != "" && e.RouterID == a.RouterID || e.NetworkID != "" && a.RouterID == "" && e.NetworkID == a.NetworkID {
-			id = e.ID
+			return e.ID
 		}
 	}
-	b.emu.Unlock()
-	d["address"] = a.Addr.String()
-	if a.RouterID != "" {
-		d["router"] = a.RouterID
-	}
-	if a.NetworkID != "" {
-		d["network"] = a.NetworkID
-	}
-	b.hub.tell(kind, id, d)
+	return ""
 }
+
+// Watch implements [metadata.Watcher].
+func (b *Backend) Watch(ctx context.Context) iter.Seq[vnet.Event] { return b.a.Watch(ctx) }
 
 func (b *Backend) poke() {
 	select {

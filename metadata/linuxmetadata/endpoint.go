@@ -15,15 +15,16 @@ import (
 	"github.com/vnet-go/vnet/internal/sysctl"
 	"github.com/vnet-go/vnet/linux"
 	"github.com/vnet-go/vnet/metadata"
+	"github.com/vnet-go/vnet/metadata/internal/answer"
 )
 
 const (
 	proxyPort = 9697 // in routers, as Neutron's
-	httpPort  = 80
+	httpPort  = answer.Port
 )
 
 // table is this package's in a router's namespace and in its own ones.
-func table() nft.Table { return nft.Table{Family: nft.Inet, Name: "vnet-metadata"} }
+func table() nft.Table { return answer.Table() }
 
 // internalSet has a router's internal devices; idSet one element, whose
 // comment is the endpoint's id, so that a new process knows it.
@@ -81,17 +82,6 @@ func routerTable(id string, devices []string) func(*nft.Tx) error {
 	}
 }
 
-// networkTable declares the table of an endpoint's own namespace.
-func networkTable(tx *nft.Tx) error {
-	tx.Chain(nft.Chain{Table: table(), Name: "input", Base: base(nft.Filter, nft.Input, 0), Rules: []nft.Rule{
-		{nft.TCPDPort.Eq(uint16(httpPort)), nft.Accept()},
-		{nft.L4Proto.Eq(nft.ProtoICMP), nft.Accept()},
-		{nft.L4Proto.Eq(nft.ProtoICMPv6), nft.Accept()},
-		{nft.Counter(), nft.Drop()},
-	}})
-	return nil
-}
-
 // guard declares the chains that keep an endpoint on a network to its host.
 func (b *Backend) guard(tx *nft.Tx) {
 	b.h.Base(tx)
@@ -113,22 +103,6 @@ func (b *Backend) guardAdd(mac vnet.MAC, dev string) func(*nft.Tx) error {
 		tx.Add(b.devices(), nft.Key(dev))
 		return nil
 	}
-}
-
-// settings of an endpoint's own namespace: it answers, and is no router.
-var settings = []sysctl.KV{
-	{Key: "net/ipv4/ip_forward", Value: "0"},
-	{Key: "net/ipv6/conf/all/forwarding", Value: "0"},
-	{Key: "net/ipv6/conf/all/disable_ipv6", Value: "0"},
-	{Key: "net/ipv6/conf/default/disable_ipv6", Value: "0"},
-	{Key: "net/ipv6/conf/default/accept_ra", Value: "0"},
-	{Key: "net/ipv6/conf/default/addr_gen_mode", Value: "1"},
-	{Key: "net/ipv4/conf/all/rp_filter", Value: "0"},
-	{Key: "net/ipv4/conf/default/rp_filter", Value: "0"},
-	// The second address of a subnet stays when the first one goes.
-	{Key: "net/ipv4/conf/all/promote_secondaries", Value: "1"},
-	// ARP asks in the name of the subnet's address, not of 169.254.169.254.
-	{Key: "net/ipv4/conf/all/arp_announce", Value: "2"},
 }
 
 // place is where an endpoint stands in the kernel.
@@ -334,9 +308,9 @@ func (b *Backend) networkSteps(ctx context.Context, w *work, br rtnl.Link, e met
 		return err
 	}
 	in := ns.RTNL()
-	kvs := settings
+	kvs := answer.Settings()
 	if stands {
-		if kvs, err = ns.Sysctl().Differ(settings...); err != nil {
+		if kvs, err = ns.Sysctl().Differ(answer.Settings()...); err != nil {
 			return err
 		}
 	}
@@ -409,7 +383,7 @@ func (b *Backend) networkSteps(ctx context.Context, w *work, br rtnl.Link, e met
 		w.nft(linux.FilterAdd, nil, guard)
 	}
 	if stands {
-		diff, err := ns.NFT().Check(ctx, networkTable)
+		diff, err := ns.NFT().Check(ctx, answer.Rules)
 		if err != nil {
 			return err
 		}
@@ -417,7 +391,7 @@ func (b *Backend) networkSteps(ctx context.Context, w *work, br rtnl.Link, e met
 			return nil
 		}
 	}
-	w.nft(linux.LinkAdd, ns, networkTable)
+	w.nft(linux.LinkAdd, ns, answer.Rules)
 	return nil
 }
 
@@ -435,8 +409,7 @@ func link(rt *rtnl.Conn, name string) (*rtnl.Link, error) {
 // addresses of the device in an endpoint's namespace: the three of the
 // service, a link-local one to speak from, and its own.
 func (b *Backend) addresses(w *work, in *rtnl.Conn, dev string, stands bool, e metadata.Endpoint) error {
-	want := []netip.Prefix{netip.PrefixFrom(metadata.IPv4(), 32), netip.PrefixFrom(metadata.IPv6LinkLocal(), 64), netip.PrefixFrom(metadata.IPv6(), 128)}
-	want = append(want, e.Addresses...)
+	want := answer.Addresses(e)
 	have := map[netip.Prefix]bool{}
 	if stands {
 		addrs, err := in.Addrs(dev)
@@ -472,16 +445,12 @@ func (b *Backend) replies(w *work, in *rtnl.Conn, dev string, stands bool) error
 			return err
 		}
 	}
-	for _, s := range []string{"0.0.0.0/0", "::/0"} {
-		r := rtnl.Route{Dst: netip.MustParsePrefix(s), Dev: dev}
-		if r.Dst.Addr().Is4() {
-			r.Scope = rtnl.ScopeLink
-		}
+	for _, r := range answer.Routes(dev) {
 		if slices.ContainsFunc(have, func(h rtnl.Route) bool { return h.Dst == r.Dst && h.Dev == dev && !h.Via.IsValid() }) {
 			continue
 		}
 		if stands {
-			w.differ("route %s: new", s)
+			w.differ("route %s: new", r.Dst)
 		}
 		w.do(linux.Configure, func(context.Context) error { return in.SetRoute(r) })
 	}

@@ -4,20 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/internal/rtnl"
 	"github.com/vnet-go/vnet/linux"
 	"github.com/vnet-go/vnet/metadata"
+	"github.com/vnet-go/vnet/metadata/internal/answer"
 )
 
 // served is an endpoint that this process answers at.
@@ -38,8 +34,8 @@ const recheck = 5 * time.Second
 // ends, when it returns nil; requests being answered then get two seconds. One
 // Serve runs at a time; another is [vnet.ErrConflict].
 func (b *Backend) Serve(ctx context.Context) error {
-	if b.proxy == nil {
-		return &vnet.FieldError{Field: "instances", Reason: "is nil; there is nothing to answer from"}
+	if err := b.a.Ready(); err != nil {
+		return err
 	}
 	b.emu.Lock()
 	if b.running {
@@ -61,7 +57,7 @@ func (b *Backend) Serve(ctx context.Context) error {
 		for _, s := range all {
 			<-s.done
 		}
-		b.m.serving.Set(0)
+		b.a.Serving(0)
 	}()
 	watch := make(chan error, 1)
 	wg.Go(func() {
@@ -144,7 +140,7 @@ func (b *Backend) reconcile(ctx context.Context) {
 			up++
 		}
 	}
-	b.m.serving.Set(float64(up))
+	b.a.Serving(up)
 }
 
 // answer starts answering at e in ns, unless it is so already.
@@ -180,10 +176,7 @@ func (b *Backend) answer(ctx context.Context, e metadata.Endpoint, ns *linux.Nam
 	s.up = true
 	go func() {
 		defer close(s.done)
-		err := b.proxy.Serve(own, ls...)
-		for _, l := range ls {
-			l.Close()
-		}
+		err := b.a.Serve(own, ls...)
 		b.emu.Lock()
 		defer b.emu.Unlock()
 		s.up = false
@@ -232,76 +225,23 @@ func (b *Backend) learn(ctx context.Context, s *served) {
 
 // listen opens the sockets of an endpoint in its namespace.
 func (b *Backend) listen(ctx context.Context, s *served) ([]metadata.Listener, error) {
-	port := httpPort
+	port := answer.Port
 	if s.e.RouterID != "" {
 		port = proxyPort
 	}
-	var out []metadata.Listener
-	err := s.ns.Do(func() error {
-		for network, host := range map[string]string{"tcp4": "0.0.0.0", "tcp6": "::"} {
-			l, err := new(net.ListenConfig).Listen(ctx, network, net.JoinHostPort(host, strconv.Itoa(port)))
-			if err != nil {
-				return err
-			}
-			out = append(out, metadata.Listener{Listener: l, Who: s.who, HopLimit: hopLimit})
-		}
-		return nil
-	})
-	if err != nil {
-		for _, l := range out {
-			l.Close()
-		}
-		return nil, err
-	}
-	return out, nil
+	return answer.Listen(ctx, s.ns, port, s.who)
 }
 
-// who is at the other end of a connection. The zone of a link-local address is
-// an index in the endpoint's namespace: package net would look for its name in
-// the process's.
-func (s *served) who(c net.Conn) (a metadata.Asker, ok bool) {
-	raw, err := c.(syscall.Conn).SyscallConn()
-	if err != nil {
-		return a, false
-	}
-	var sa unix.Sockaddr
-	if cerr := raw.Control(func(fd uintptr) { sa, err = unix.Getpeername(int(fd)) }); cerr != nil || err != nil {
-		return a, false
-	}
-	switch sa := sa.(type) {
-	case *unix.SockaddrInet4:
-		return metadata.NewAsker(s.e.RouterID, s.e.NetworkID, netip.AddrFrom4(sa.Addr)), true
-	case *unix.SockaddrInet6:
-		source, network := netip.AddrFrom16(sa.Addr), s.e.NetworkID
-		if s.e.RouterID != "" && source.IsLinkLocalUnicast() {
-			if m := s.networks.Load(); m != nil {
-				network = (*m)[int(sa.ZoneId)]
-			}
-			if network == "" { // the same address may be on each of the router's networks
-				return metadata.NewAsker(s.e.RouterID, "", source), false
-			}
+// who is at the other end of a connection.
+func (s *served) who(source netip.Addr, zone int) (metadata.Asker, bool) {
+	network := s.e.NetworkID
+	if s.e.RouterID != "" && source.Is6() && source.IsLinkLocalUnicast() {
+		if m := s.networks.Load(); m != nil {
+			network = (*m)[zone]
 		}
-		return metadata.NewAsker(s.e.RouterID, network, source), true
-	}
-	return a, false
-}
-
-// hopLimit sets the TTL or hop limit of what a connection sends from now on.
-func hopLimit(c net.Conn, hops int) error {
-	sc, ok := c.(syscall.Conn)
-	if !ok {
-		return errors.ErrUnsupported
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return err
-	}
-	cerr := raw.Control(func(fd uintptr) {
-		level, opt := unix.IPPROTO_IP, unix.IP_TTL
-		if d, e := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN); e == nil && d == unix.AF_INET6 {
-			level, opt = unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS
+		if network == "" { // the same address may be on each of the router's networks
+			return metadata.NewAsker(s.e.RouterID, "", source), false
 		}
-		err = unix.SetsockoptInt(int(fd), level, opt, hops)
-	})
-	return errors.Join(cerr, err)
+	}
+	return metadata.NewAsker(s.e.RouterID, network, source), true
 }

@@ -1,4 +1,4 @@
-package linuxmetadata
+package answer
 
 import (
 	"strconv"

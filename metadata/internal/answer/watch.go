@@ -1,4 +1,4 @@
-package linuxmetadata
+package answer
 
 import (
 	"context"
@@ -44,9 +44,9 @@ func (h *hub) tell(kind, id string, detail map[string]string) {
 	}
 }
 
-// Watch implements [metadata.Watcher].
-func (b *Backend) Watch(ctx context.Context) iter.Seq[vnet.Event] {
-	h, w := &b.hub, &watcher{ch: make(chan vnet.Event, 1024)}
+// Watch is that of metadata.Watcher.
+func (a *Answerer) Watch(ctx context.Context) iter.Seq[vnet.Event] {
+	h, w := &a.hub, &watcher{ch: make(chan vnet.Event, 1024)}
 	h.mu.Lock()
 	if h.m == nil {
 		h.m = map[*watcher]struct{}{}
