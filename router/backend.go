@@ -65,8 +65,14 @@ const (
 	// gateway's address.
 	LimitRoutedIn Limit = "routed-in"
 	// Who is called from inside by a port forward sees the caller's own
-	// address; whoever calls itself so, the gateway's first IPv4 address.
+	// address; whoever calls itself so, the gateway's first IPv4 address. All
+	// machines on the router's internal networks are forwarded, also those that
+	// use another router, and these networks pass no answers that come another
+	// way than the question.
 	LimitForwardHairpin Limit = "forward-hairpin"
+	// What goes to a floating IP from inside, and its answers, pass the router
+	// twice: their TTL is lowered by two.
+	LimitHairpinTTL Limit = "hairpin-ttl"
 	// Connections of a floating IP that is moved go on, with whom they began.
 	// Those of one that is deleted end.
 	LimitMovedConnections Limit = "moved-connections"
@@ -74,7 +80,8 @@ const (
 	// as if they began one.
 	LimitPicksUp Limit = "picks-up"
 	// A router with a gateway is silent about ports of its own that nobody
-	// serves: no reset, no ICMP.
+	// serves: no reset, no ICMP. It does not answer ping at external addresses of
+	// port forwards that are not its gateway's own.
 	LimitSilentPorts Limit = "silent-ports"
 	// IPv6 addresses that appear or move are not announced.
 	LimitAnnounceIPv6 Limit = "announce-ipv6"

@@ -52,6 +52,8 @@
 //   - [router.LimitForwardHairpin]: on a router with a distributed gateway port
 //     load balancers cannot force SNAT (lb_force_snat_ip is for gateway routers);
 //     callers from inside are translated by the balancer on their own switch.
+//   - [router.LimitHairpinTTL]: such packets are routed to the gateway, and again
+//     from there (lr_out_egr_loop).
 //   - [router.LimitMovedConnections]: nothing ends entries of conntrack when a
 //     NAT row changes. Where this matters, restart what the address was taken
 //     from, or flush conntrack on the chassis of the gateway and of the port.

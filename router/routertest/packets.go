@@ -62,6 +62,21 @@ func Packets() []Case {
 			}
 			e.hears("ext", "10.0.1.5", "b:7000 hears 203.0.113.1")
 		}},
+		{"of no connection", "What belongs to no connection does not leave by the gateway of a router that hides sources.", func(t *testing.T, e *env) {
+			e.sync(basic())
+			a2, r := e.at("a2"), basic().Routers[0]
+			cap := e.at("ext").Capture("eth0")
+			e.hears("a2", "203.0.113.1", "ext:7000 hears 203.0.113.2")
+			a2.Inject("eth0", lab.Frame{SrcMAC: a2.MAC("eth0"), DstMAC: r.Interfaces[0].MAC, Src: addr("10.0.0.6"), Dst: addr("203.0.113.1"), Proto: lab.TCP,
+				SrcPort: 5555, DstPort: 7001, Flags: lab.ACK, Seq: 1, Ack: 1, TTL: 64}.Bytes())
+			left := func(f lab.Frame) bool { return f.Proto == lab.TCP && f.DstPort == 7001 }
+			if e.limited(router.LimitPicksUp) {
+				cap.Wait(patience, func(f lab.Frame) bool { return left(f) && f.Src == addr("203.0.113.2") })
+				return
+			}
+			e.hears("a2", "203.0.113.1", "ext:7000 hears 203.0.113.2")
+			cap.None(quiet, left)
+		}},
 		{"no source NAT", "With DisableSNAT the source stays, but for fixed addresses of floating IPs.", func(t *testing.T, e *env) {
 			s := basic()
 			s.Routers[0].Gateway.DisableSNAT = true
@@ -83,8 +98,12 @@ func Packets() []Case {
 		}},
 		{"hairpin", "From inside, a floating IP is reached too; the callee sees the caller's floating IP or the gateway's address.", func(t *testing.T, e *env) {
 			e.sync(basic())
-			e.at("a")
+			cap, ttl := e.at("a").Capture("eth0"), uint8(63)
+			if e.limited(router.LimitHairpinTTL) {
+				ttl = 62
+			}
 			e.hears("a2", "203.0.113.50", "a:7000 hears 203.0.113.2") // of the same network
+			cap.Wait(patience, func(f lab.Frame) bool { return f.Src == addr("203.0.113.2") && f.DstPort == 7000 && f.TTL == ttl })
 			e.hears("b", "203.0.113.50", "a:7000 hears 203.0.113.2")  // of another
 			e.hears("a", "203.0.113.50", "a:7000 hears 203.0.113.50") // itself
 			f2 := router.FloatingIP{ID: "f2", RouterID: "r1", FloatingIP: addr("203.0.113.51"), FixedIP: addr("10.0.0.6")}
@@ -113,7 +132,10 @@ func Packets() []Case {
 			require.Equal(t, "b:7000 hears 203.0.113.1", got)
 			if e.limited(router.LimitSilentPorts) {
 				e.deaf("ext", "203.0.113.2")
+				require.NoError(t, e.at("ext").Ping("203.0.113.2", 1))
+				require.Error(t, e.at("ext").Ping("203.0.113.60", 1))
 			} else {
+				require.NoError(t, e.at("ext").Ping("203.0.113.60", 1))
 				_, err = e.at("ext").dial("tcp", "203.0.113.2:2204")
 				require.ErrorIs(t, err, syscall.ECONNREFUSED, "the router's own port")
 			}

@@ -61,6 +61,9 @@ func drawTurn(t *rapid.T, e *env, packets int) turn {
 	for range rapid.IntRange(1, packets).Draw(t, "packets") {
 		x.packets = append(x.packets, reachtest.Packet(t, x.w))
 	}
+	if e.limited(router.LimitPicksUp) {
+		x.packets = slices.DeleteFunc(x.packets, func(k reach.Packet) bool { return k.Middle })
+	}
 	x.restart = rapid.IntRange(0, 3).Draw(t, "restart") == 3
 	if x.restart && e.Dying != nil {
 		x.killed = rapid.IntRange(0, 60).Draw(t, "killed")
@@ -376,7 +379,11 @@ func (a *arena) play(t *rapid.T, turns []turn) {
 		}
 		var probes []*probe
 		for _, k := range x.packets {
-			probes = append(probes, a.probe(m, k))
+			p := a.probe(m, k)
+			p.hairpin = !strings.HasPrefix(k.From, "s") && passes(p, "floating IP ")
+			if !a.limitedForward(x.w, p) && !a.limitedEcho(x.w, p) {
+				probes = append(probes, p)
+			}
 		}
 		if why := a.send(probes); why != "" {
 			fail(n, "%s", why)
@@ -384,7 +391,9 @@ func (a *arena) play(t *rapid.T, turns []turn) {
 		var answers []*probe
 		for _, p := range probes {
 			switch {
+			case len(x.w.Router.PortForwards) > 0 && a.limited(router.LimitForwardHairpin): // which take a way of their own
 			case p.seen == nil || p.v.Arrivals[0].Kind == "router" || p.want.Foreign || p.k.Middle: // which nobody answers
+			case a.limited(router.LimitRoutedIn) && p.want.Packet.Dst == p.k.Dst && passes(p, "network "+reachtest.External):
 			case p.k.Proto == reach.UDP && p.tag%2 == 0:
 				answers = append(answers, a.refusal(m, p))
 			default:
@@ -395,6 +404,30 @@ func (a *arena) play(t *rapid.T, turns []turn) {
 			fail(n, "%s", why)
 		}
 	}
+}
+
+// limitedForward reports whether p, of world w, is forwarded from inside by a
+// backend that does that otherwise.
+func (a *arena) limitedForward(w reach.World, p *probe) bool {
+	if !a.limited(router.LimitForwardHairpin) || strings.HasPrefix(p.k.From, "s") {
+		return false
+	}
+	return passes(p, "port forward ") || slices.ContainsFunc(w.Router.PortForwards, func(f router.PortForward) bool {
+		f = f.Canonical()
+		return f.ExternalIP == p.k.Dst && f.ExternalPort.First <= p.k.DstPort && p.k.DstPort <= f.ExternalPort.Last
+	})
+}
+
+// limitedEcho reports whether p asks for an echo at an address of port
+// forwards, of a backend that is silent there.
+func (a *arena) limitedEcho(w reach.World, p *probe) bool {
+	return a.limited(router.LimitSilentPorts) && p.v.OK() && p.v.Arrivals[0].Kind == "router" &&
+		slices.ContainsFunc(w.Router.PortForwards, func(f router.PortForward) bool { return f.ExternalIP == p.k.Dst })
+}
+
+// passes reports whether a word is in the way that p takes.
+func passes(p *probe, word string) bool {
+	return slices.ContainsFunc(p.v.Walk, func(s reach.Step) bool { return strings.Contains(s.Object, word) || strings.Contains(s.Text, word) })
 }
 
 // singly comes from one state to another without Sync.
@@ -470,6 +503,8 @@ type probe struct {
 	// want is how a machine must get it; nil: none must.
 	want *reach.Arrival
 	seen *lab.Frame
+	// hairpin: to a floating IP from inside, or the answer.
+	hairpin bool
 }
 
 // probe is a first packet of a connection that is like no other.
@@ -535,7 +570,7 @@ func (a *arena) refusal(m *reach.Model, p *probe) *probe {
 
 func (a *arena) answer(m *reach.Model, p *probe, what string, v reach.Verdict) *probe {
 	a.tag++
-	r := &probe{what: what, from: a.players[p.want.ID], k: p.k, v: v, tag: a.tag}
+	r := &probe{what: what, from: a.players[p.want.ID], k: p.k, v: v, tag: a.tag, hairpin: p.hairpin}
 	if hop, _, err := m.Route(p.want.ID, p.seen.Src); err == nil {
 		r.hop = hop
 	}
@@ -655,7 +690,14 @@ func (a *arena) judge(p *probe) string {
 		if p.want == nil || p.want.ID != x.at {
 			return fmt.Sprintf("arrives at %s as %s", x.at, x.frame)
 		}
-		if why := unlike(p.want, x.frame, x.quoted); why != "" {
+		f := x.frame
+		switch {
+		case p.v.OK() && p.v.Arrivals[0].Kind == "router":
+			f.TTL = p.want.Packet.TTL // with which a router begins is its business
+		case p.hairpin && a.limited(router.LimitHairpinTTL) && f.TTL == p.want.Packet.TTL-1:
+			f.TTL++
+		}
+		if why := unlike(p.want, f, x.quoted); why != "" {
 			return fmt.Sprintf("arrives at %s as %s: %s", x.at, x.frame, why)
 		}
 	}
