@@ -46,6 +46,9 @@ type Features struct {
 	// that asks for the rest is refused. Floods is what crosses tunnels whether
 	// a network asks for it or not.
 	Flooding, Floods Flooding
+	// DropsUnknown: frames to MACs that no port of the network has go nowhere,
+	// not even on the sender's host.
+	DropsUnknown bool
 }
 
 // RemoteBackend is implemented by backends that run per host and must be

@@ -73,6 +73,8 @@ func (w *world) flood(bcast, unicast, mcast bool) {
 		}
 		return []string{"b"}, no()
 	}
+	f := w.f[0].Features(w.ctx)
+	bcast, unicast, mcast = bcast || f.Floods.Broadcast, unicast || f.Floods.UnknownUnicast, mcast || !f.Floods.NoMulticast && f.Central
 	broadcast, unknown, multicast4, multicast6, arp, ns := spread(w.at("a"))
 	var probes []probe
 	for _, p := range []struct {
@@ -84,22 +86,43 @@ func (w *world) flood(bcast, unicast, mcast bool) {
 		{"IPv4 multicast", multicast4, mcast}, {"IPv6 multicast", multicast6, mcast}, {"ND for an unknown address", ns, mcast},
 	} {
 		to, crosses := goes(p.far)
+		if f.DropsUnknown && p.frame.DstMAC == unknown.DstMAC {
+			to, crosses = nil, no()
+		}
 		probes = append(probes, probe{p.says, "a", p.frame, to, crosses})
 	}
 	w.check(probes...)
 }
 
+// floodCase is a case about tunnels of whatever type there is. A network that
+// asks for what the backend does not do is refused by name.
+func floodCase(name, says string, ask overlay.Flooding, run func(b *bench, w *world)) Case {
+	return Case{Name: name, Says: says, Hosts: 3, run: func(b *bench) {
+		t := b.tunnelled()
+		if !t.Tunnel() {
+			return // refused by name, as another case checks
+		}
+		if n := b.network("n", t, 100); ask != (overlay.Flooding{}) {
+			if n.Flooding = ask; !b.supports(n) {
+				require.ErrorIs(b.t, b.f[0].EnsureNetwork(b.ctx, n), vnet.ErrUnsupported)
+				return
+			}
+		}
+		w := b.colours(func(n *overlay.Network) { n.Flooding = ask })
+		run(b, w)
+	}}
+}
+
 func packetCases() []Case {
-	tunnels := []overlay.SegmentType{overlay.VXLAN}
 	return []Case{
 		{Name: "unicast", Says: "Ports of a network reach each other, on one host and across hosts; networks with the same addresses do not hear each other.", Hosts: 3, run: func(b *bench) {
 			w := b.colours(nil)
 			w.start()
 			w.check(w.all()...)
 		}},
-		{Name: "answers", Says: "ARP and ND for remote ports are answered on the host: no broadcast and no solicitation crosses the underlay.", Hosts: 3, Remote: true, Needs: tunnels, run: func(b *bench) {
-			w := b.colours(nil)
+		floodCase("answers", "ARP and ND for remote ports are answered on the host: no broadcast and no solicitation crosses the underlay.", overlay.Flooding{}, func(b *bench, w *world) {
 			w.start()
+			w.settle()
 			a := w.at("a")
 			for _, name := range []string{"c", "c2", "d"} {
 				far := w.at(name)
@@ -118,30 +141,26 @@ func packetCases() []Case {
 					require.Zero(b.t, got.crossed, "question %d crossed the underlay", i)
 				}
 			}
-		}},
-		{Name: "flooding", Says: "Neither broadcast nor unknown unicast crosses tunnels; multicast does, a copy a host.", Hosts: 3, Needs: tunnels, run: func(b *bench) {
-			w := b.colours(nil)
+		}),
+		floodCase("flooding", "Neither broadcast nor unknown unicast crosses tunnels, unless the platform says that they do; multicast does, a copy a host.", overlay.Flooding{}, func(b *bench, w *world) {
 			w.start()
 			w.flood(false, false, true)
 			_, _, multicast, _, _, _ := spread(w.at("a"))
 			if got := w.send([]probe{{from: "a", frame: multicast, to: []string{"b", "c", "c2", "d"}}}); w.seen != nil {
 				require.Equal(b.t, 2, got[0].crossed, "one copy for each of two other hosts")
 			}
-		}},
-		{Name: "flooding nothing", Says: "Multicast does not cross with NoMulticast.", Hosts: 3, Needs: tunnels, run: func(b *bench) {
-			w := b.colours(func(n *overlay.Network) { n.Flooding.NoMulticast = true })
+		}),
+		floodCase("flooding nothing", "Multicast does not cross with NoMulticast.", overlay.Flooding{NoMulticast: true}, func(b *bench, w *world) {
 			w.start()
 			w.flood(false, false, false)
 			w.check(w.all()...)
-		}},
-		{Name: "flooding broadcast", Says: "Broadcast crosses where the network asks.", Hosts: 3, Needs: tunnels, run: func(b *bench) {
-			w := b.colours(func(n *overlay.Network) { n.Flooding.Broadcast = true })
+		}),
+		floodCase("flooding broadcast", "Broadcast crosses where the network asks.", overlay.Flooding{Broadcast: true}, func(b *bench, w *world) {
 			w.start()
 			w.flood(true, false, true)
 			w.check(w.all()...)
-		}},
-		{Name: "flooding unknown unicast", Says: "Unknown unicast crosses where the network asks, until it has been learned where the MAC is.", Hosts: 3, Needs: tunnels, run: func(b *bench) {
-			w := b.colours(func(n *overlay.Network) { n.Flooding.UnknownUnicast = true })
+		}),
+		floodCase("flooding unknown unicast", "Unknown unicast crosses where the network asks, until it has been learned where the MAC is.", overlay.Flooding{UnknownUnicast: true}, func(b *bench, w *world) {
 			w.untold["c2"] = true
 			w.start()
 			w.flood(false, true, true)
@@ -155,11 +174,15 @@ func packetCases() []Case {
 			require.Contains(b.t, got[0].to, "d", "nobody knew where it was")
 			w.check(probe{"the answer", "c2", udp(c2, a, false), []string{"a"}, yes()})
 			w.check(probe{"once learned", "a", udp(a, c2, false), []string{"c2"}, yes()})
-		}},
-		{Name: "flooding changes", Says: "What is flooded follows the network, without a new tunnel where it can.", Hosts: 3, Needs: tunnels, run: func(b *bench) {
-			w := b.colours(nil)
+		}),
+		floodCase("flooding changes", "What is flooded follows the network, without a new tunnel where it can.", overlay.Flooding{}, func(b *bench, w *world) {
 			w.start()
-			for _, fl := range []overlay.Flooding{{NoMulticast: true}, {Broadcast: true, UnknownUnicast: true}, {}} {
+			for _, fl := range []overlay.Flooding{{NoMulticast: true}, {Broadcast: true, UnknownUnicast: true}, {Broadcast: true}, {}} {
+				n := w.networks[0]
+				if n.Flooding = fl; !b.supports(n) {
+					require.ErrorIs(b.t, b.f[0].EnsureNetwork(b.ctx, n), vnet.ErrUnsupported)
+					continue
+				}
 				w.networks[0].Flooding = fl
 				for _, f := range w.f {
 					b.ok(f.EnsureNetwork(b.ctx, w.networks[0]))
@@ -170,7 +193,7 @@ func packetCases() []Case {
 			for i, f := range w.f {
 				b.planned(f, w.state(i))
 			}
-		}},
+		}),
 		{Name: "MTU", Says: "Frames of the network's MTU pass, also in tunnels; devices have that MTU.", Hosts: 2, run: func(b *bench) {
 			t := b.tunnelled()
 			small := b.network("small", t, 101)

@@ -65,7 +65,7 @@ func New(t ovn.Target, o *Options) (*Backend, error) {
 // Features implements [overlay.Backend]. Which tunnels there are is for the
 // chassis to say: all of them must have an encapsulation of the type.
 func (b *Backend) Features(ctx context.Context) overlay.Features {
-	f := overlay.Features{Central: true, Flooding: overlay.Flooding{Broadcast: true}, Floods: overlay.Flooding{Broadcast: true},
+	f := overlay.Features{Central: true, DropsUnknown: true, Flooding: overlay.Flooding{Broadcast: true}, Floods: overlay.Flooding{Broadcast: true},
 		Segments: map[overlay.SegmentType]bool{overlay.Flat: true, overlay.VLAN: true, overlay.Geneve: true},
 		Missing: map[overlay.SegmentType]string{
 			overlay.Local: "networks of OVN span all hosts",
