@@ -58,6 +58,21 @@ type Backend interface {
 	Health(ctx context.Context) vnet.Health
 }
 
+// Features is what a backend can do.
+type Features struct {
+	Router bool // endpoints in routers; all backends can do those on networks
+	// Central: it writes for all hosts. Endpoints are on networks that stand or
+	// are in the same batch, else [vnet.ErrNotFound], and an agent on every host
+	// answers there.
+	Central bool
+}
+
+// Limited is implemented by backends that cannot do everything that
+// [Features] names.
+type Limited interface {
+	Features(ctx context.Context) Features
+}
+
 // Runner is implemented by backends whose proxy is this process. Serve
 // returns when ctx ends; it serves what was ensured before and after.
 type Runner interface {

@@ -70,7 +70,7 @@ func (s *Service) remove(ctx context.Context, kind, id string, f func(context.Co
 }
 
 // EnsureEndpoint makes the endpoint as described. The router or network it is
-// at need not stand yet.
+// at need not stand yet, but for Features.Central.
 func (s *Service) EnsureEndpoint(ctx context.Context, e Endpoint) error {
 	return s.do(ctx, "ensure", "endpoint", e.ID, func() error {
 		if err := e.Validate(); err != nil {
@@ -113,6 +113,14 @@ func (s *Service) Plan(ctx context.Context, st State) (p vnet.Plan, err error) {
 
 // Health says how far the backend's view can be trusted.
 func (s *Service) Health(ctx context.Context) vnet.Health { return s.b.Health(ctx) }
+
+// Features is what the backend can do. What it cannot it refuses by name.
+func (s *Service) Features(ctx context.Context) Features {
+	if l, ok := s.b.(Limited); ok {
+		return l.Features(ctx)
+	}
+	return Features{Router: true}
+}
 
 // Serve runs the backend's proxies until ctx ends, when it returns nil. Where
 // they are not this process it only waits for that.

@@ -28,6 +28,9 @@ func (b *bench) places() {
 	}
 	b.h.Network(b, "net-1")
 	b.h.Network(b, "net-2")
+	if !b.s.Features(b.ctx).Router {
+		return
+	}
 	b.h.Router(b, "router-1", Interface{"net-2", []netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}})
 }
 
@@ -45,33 +48,45 @@ func (b *bench) nothing(s *metadata.Service, st metadata.State) {
 	require.Empty(b, p.Changes, p.String())
 }
 
+// both is an endpoint of each kind that the backend has.
+func (b *bench) both() metadata.State {
+	return metadata.State{Endpoints: []metadata.Endpoint{onNetwork("e1", "net-1", 1), b.second("e2")}}
+}
+
+// second is an endpoint at the second place.
+func (b *bench) second(id string) metadata.Endpoint {
+	if b.s.Features(b.ctx).Router {
+		return inRouter(id, "router-1")
+	}
+	return onNetwork(id, "net-2", 2)
+}
+
 func contractCases() []Case {
-	both := metadata.State{Endpoints: []metadata.Endpoint{onNetwork("e1", "net-1", 1), inRouter("e2", "router-1")}}
 	return []Case{
 		{"twice is once", "Calling twice changes nothing the second time: no write.", func(b *bench) {
 			b.places()
 			for range 2 {
-				for _, e := range both.Endpoints {
+				for _, e := range b.both().Endpoints {
 					require.NoError(b, b.s.EnsureEndpoint(b.ctx, e))
 				}
 			}
 			before := b.writes()
-			for _, e := range both.Endpoints {
+			for _, e := range b.both().Endpoints {
 				require.NoError(b, b.s.EnsureEndpoint(b.ctx, e))
 			}
-			require.NoError(b, b.s.Sync(b.ctx, both, vnet.SyncOptions{}))
+			require.NoError(b, b.s.Sync(b.ctx, b.both(), vnet.SyncOptions{}))
 			require.Equal(b, before, b.writes())
-			b.nothing(b.s, both)
+			b.nothing(b.s, b.both())
 		}},
 		{"plan is what sync does", "Plan says what Sync would do, and does nothing.", func(b *bench) {
 			b.places()
 			before := b.writes()
-			p, err := b.s.Plan(b.ctx, both)
+			p, err := b.s.Plan(b.ctx, b.both())
 			require.NoError(b, err)
 			require.Equal(b, before, b.writes())
 			require.Equal(b, 2, p.Count(vnet.Create), p.String())
-			require.NoError(b, b.s.Sync(b.ctx, both, vnet.SyncOptions{}))
-			b.nothing(b.s, both)
+			require.NoError(b, b.s.Sync(b.ctx, b.both(), vnet.SyncOptions{}))
+			b.nothing(b.s, b.both())
 			p, err = b.s.Plan(b.ctx, metadata.State{})
 			require.NoError(b, err)
 			require.Equal(b, 2, p.Count(vnet.Delete), p.String())
@@ -81,7 +96,7 @@ func contractCases() []Case {
 		{"gone is gone", "Delete of what is gone is no error.", func(b *bench) {
 			b.places()
 			require.NoError(b, b.s.DeleteEndpoint(b.ctx, "nobody"))
-			for _, e := range both.Endpoints {
+			for _, e := range b.both().Endpoints {
 				require.NoError(b, b.s.EnsureEndpoint(b.ctx, e))
 				require.NoError(b, b.s.DeleteEndpoint(b.ctx, e.ID))
 				require.NoError(b, b.s.DeleteEndpoint(b.ctx, e.ID))
@@ -104,16 +119,16 @@ func contractCases() []Case {
 			st.Endpoints[0] = e
 			require.NoError(b, b.s.EnsureEndpoint(b.ctx, e))
 			b.nothing(b.s, st)
-			st.Endpoints[0] = inRouter("e1", "router-1")
+			st.Endpoints[0] = b.second("e1")
 			require.NoError(b, b.s.EnsureEndpoint(b.ctx, st.Endpoints[0]))
 			b.nothing(b.s, st)
 		}},
 		{"one place, one endpoint", "Another object of ours that stands where this one would be is ErrConflict.", func(b *bench) {
 			b.places()
-			require.NoError(b, b.s.EnsureEndpoint(b.ctx, inRouter("e1", "router-1")))
-			require.ErrorIs(b, b.s.EnsureEndpoint(b.ctx, inRouter("e2", "router-1")), vnet.ErrConflict)
+			require.NoError(b, b.s.EnsureEndpoint(b.ctx, b.second("e1")))
+			require.ErrorIs(b, b.s.EnsureEndpoint(b.ctx, b.second("e2")), vnet.ErrConflict)
 			// A Sync may replace it.
-			st := metadata.State{Endpoints: []metadata.Endpoint{inRouter("e2", "router-1")}}
+			st := metadata.State{Endpoints: []metadata.Endpoint{b.second("e2")}}
 			require.NoError(b, b.s.Sync(b.ctx, st, vnet.SyncOptions{}))
 			b.nothing(b.s, st)
 		}},
@@ -131,7 +146,13 @@ func contractCases() []Case {
 		{"budget", "A Sync that would remove more than a stated share stops with the list, unless told to go on.", func(b *bench) {
 			var st metadata.State
 			for i := range 30 {
-				st.Endpoints = append(st.Endpoints, inRouter("e"+strconv.Itoa(i), "router-"+strconv.Itoa(i+10)))
+				n := strconv.Itoa(i)
+				if b.s.Features(b.ctx).Router {
+					st.Endpoints = append(st.Endpoints, inRouter("e"+n, "router-1"+n))
+					continue
+				}
+				b.h.Network(b, "net-1"+n)
+				st.Endpoints = append(st.Endpoints, onNetwork("e"+n, "net-1"+n, byte(i)))
 			}
 			require.NoError(b, b.s.Sync(b.ctx, st, vnet.SyncOptions{}))
 			var over *vnet.BudgetError
@@ -146,12 +167,12 @@ func contractCases() []Case {
 				return
 			}
 			b.places()
-			require.NoError(b, b.s.Sync(b.ctx, both, vnet.SyncOptions{}))
+			require.NoError(b, b.s.Sync(b.ctx, b.both(), vnet.SyncOptions{}))
 			before := b.writes()
 			again, err := metadata.New(b.h.Reopen(b), nil)
 			require.NoError(b, err)
-			b.nothing(again, both)
-			require.NoError(b, again.Sync(b.ctx, both, vnet.SyncOptions{}))
+			b.nothing(again, b.both())
+			require.NoError(b, again.Sync(b.ctx, b.both(), vnet.SyncOptions{}))
 			require.Equal(b, before, b.writes())
 			third, err := metadata.New(b.h.Reopen(b), nil)
 			require.NoError(b, err)
@@ -160,11 +181,36 @@ func contractCases() []Case {
 			require.NoError(b, err)
 			b.nothing(fourth, metadata.State{})
 		}},
+		{"what it cannot do", "What a backend cannot do it refuses by name; where it writes for all hosts, networks come first.", func(b *bench) {
+			b.places()
+			feat := b.s.Features(b.ctx)
+			check := func(is, why error) {
+				if why != nil {
+					require.ErrorIs(b, is, why)
+				} else {
+					require.NoError(b, is)
+				}
+			}
+			var router, network error
+			if !feat.Router {
+				router = vnet.ErrUnsupported
+			}
+			if feat.Central {
+				network = vnet.ErrNotFound
+			}
+			before := b.writes()
+			check(b.s.EnsureEndpoint(b.ctx, inRouter("e1", "router-1")), router)
+			check(b.s.EnsureEndpoint(b.ctx, onNetwork("e2", "net-9", 1)), network)
+			check(b.s.Sync(b.ctx, metadata.State{Endpoints: []metadata.Endpoint{onNetwork("e1", "net-1", 1), inRouter("e2", "router-1")}}, vnet.SyncOptions{}), router)
+			if router != nil && network != nil {
+				require.Equal(b, before, b.writes())
+			}
+		}},
 		{"context", "Context ends every wait.", func(b *bench) {
 			ctx, cancel := context.WithCancel(b.ctx)
 			cancel()
-			require.ErrorIs(b, b.s.EnsureEndpoint(ctx, inRouter("e1", "router-1")), context.Canceled)
-			require.ErrorIs(b, b.s.Sync(ctx, both, vnet.SyncOptions{}), context.Canceled)
+			require.ErrorIs(b, b.s.EnsureEndpoint(ctx, b.second("e1")), context.Canceled)
+			require.ErrorIs(b, b.s.Sync(ctx, b.both(), vnet.SyncOptions{}), context.Canceled)
 			ctx, cancel = context.WithTimeout(b.ctx, 50*time.Millisecond)
 			defer cancel()
 			require.NoError(b, b.s.Serve(ctx))
@@ -177,8 +223,8 @@ func contractCases() []Case {
 				return
 			}
 			require.ErrorIs(b, err, vnet.ErrNotFound)
-			require.NoError(b, b.s.Sync(b.ctx, both, vnet.SyncOptions{}))
-			for _, e := range both.Endpoints {
+			require.NoError(b, b.s.Sync(b.ctx, b.both(), vnet.SyncOptions{}))
+			for _, e := range b.both().Endpoints {
 				x, err := b.s.Explain(b.ctx, "endpoint", e.ID)
 				require.NoError(b, err)
 				require.Contains(b, x.String(), e.RouterID+e.NetworkID)

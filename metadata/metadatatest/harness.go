@@ -39,7 +39,8 @@ type Host struct {
 	Writes func() int
 	// The rest is nil when Harness.NoPackets.
 
-	// Network makes a network, Router a router with interfaces.
+	// Network makes a network, Router (nil unless Features.Router) a router with
+	// interfaces.
 	Network func(t testing.TB, id string)
 	Router  func(t testing.TB, id string, in ...Interface)
 	// Plug makes a device with the name and MAC in the network namespace at the

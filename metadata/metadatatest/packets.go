@@ -32,6 +32,8 @@ import (
 //
 //	a 10.0.0.5 --- net-a --- router-a      b 10.0.0.5 --- net-b --- router-b
 //	u 10.0.0.9 --- net-a                   i 10.0.0.5 --- net-i (endpoint 10.0.0.2)
+//
+// Where a backend has no endpoints in routers, a and b are as i.
 type world struct {
 	*testing.T
 	l     *lab.Lab
@@ -40,6 +42,24 @@ type world struct {
 	table *Table
 	vms   map[string]*machine
 	state metadata.State
+
+	routed bool // a and b have routers
+}
+
+// endpoint is where a machine asks.
+func (w *world) endpoint(name string) metadata.Endpoint {
+	if w.routed && name != "i" {
+		return inRouter("ep-"+name, "router-"+name)
+	}
+	return onNetwork("ep-"+name, "net-"+name, map[string]byte{"i": 1, "a": 2, "b": 3}[name])
+}
+
+// gateway is an address that a machine finds the service behind.
+func (w *world) gateway() string {
+	if w.routed {
+		return "10.0.0.1"
+	}
+	return "10.0.0.2"
 }
 
 type machine struct {
@@ -60,6 +80,7 @@ func newWorld(t *testing.T, k Harness, setup Setup) *world {
 	var err error
 	w.s, err = metadata.New(w.h.Metadata, nil)
 	require.NoError(t, err)
+	w.routed = w.s.Features(t.Context()).Router
 	for i, name := range []string{"a", "b", "i", "u"} {
 		m := &machine{NS: w.l.NS(name), t: t, mac: vnet.MAC{2, 0xcc, 0, 0, 0, byte(i + 1)}}
 		w.vms[name] = m
@@ -83,7 +104,7 @@ func newWorld(t *testing.T, k Harness, setup Setup) *world {
 		}
 		in := Instance(name)
 		router := "router-" + name
-		if name == "i" {
+		if name == "i" || !w.routed {
 			router = ""
 		}
 		for _, a := range []string{"10.0.0.5", "2001:db8::5"} {
@@ -92,18 +113,24 @@ func newWorld(t *testing.T, k Harness, setup Setup) *world {
 		w.table.Put(metadata.NewAsker(router, network, m.mac.LinkLocal()), in)
 	}
 	gw := []netip.Prefix{netip.MustParsePrefix("10.0.0.1/24"), netip.MustParsePrefix("2001:db8::1/64")}
-	w.h.Router(t, "router-a", Interface{"net-a", gw})
-	for _, name := range []string{"a", "b", "u"} {
-		w.vms[name].Route("default", "10.0.0.1")
-		w.vms[name].Route("default", "2001:db8::1")
+	if w.routed {
+		w.h.Router(t, "router-a", Interface{"net-a", gw})
 	}
-	w.vms["i"].Route("169.254.169.254/32", "10.0.0.2") // as DHCP option 121 says
-	w.vms["i"].IP("route", "add", "fd00:ec2::254/128", "dev", device)
-	w.state = metadata.State{Endpoints: []metadata.Endpoint{inRouter("ep-a", "router-a"), inRouter("ep-b", "router-b"), onNetwork("ep-i", "net-i", 1)}}
+	for name, vm := range w.vms {
+		if w.routed && name != "i" {
+			vm.Route("default", "10.0.0.1")
+			vm.Route("default", "2001:db8::1")
+		} else {
+			vm.Route("169.254.169.254/32", "10.0.0.2") // as DHCP option 121 says
+			vm.IP("route", "add", "fd00:ec2::254/128", "dev", device)
+		}
+	}
+	w.state = metadata.State{Endpoints: []metadata.Endpoint{w.endpoint("a"), w.endpoint("b"), w.endpoint("i")}}
 	require.NoError(t, w.s.Sync(t.Context(), w.state, vnet.SyncOptions{}))
 	w.serve(w.s)
-	// A router that appears while serving.
-	w.h.Router(t, "router-b", Interface{"net-b", gw})
+	if w.routed { // one that appears while serving
+		w.h.Router(t, "router-b", Interface{"net-b", gw})
+	}
 	for _, name := range []string{"a", "b", "i"} {
 		w.up(name)
 	}
@@ -337,7 +364,7 @@ func runPackets(t *testing.T, k Harness) {
 			}
 		})
 		t.Run("the proxy's port is not a way in", func(t *testing.T) {
-			_, err := w.vms["u"].dial(t.Context(), "tcp", "10.0.0.1:9697")
+			_, err := w.vms["u"].dial(t.Context(), "tcp", w.gateway()+":9697")
 			assert.Error(t, err)
 			_, err = w.vms["u"].dial(t.Context(), "tcp", "[2001:db8::1]:9697")
 			assert.Error(t, err)
@@ -355,7 +382,7 @@ func runPackets(t *testing.T, k Harness) {
 				}
 				return err != nil
 			})
-			require.NoError(t, w.s.EnsureEndpoint(t.Context(), inRouter("ep-a", "router-a")))
+			require.NoError(t, w.s.EnsureEndpoint(t.Context(), w.endpoint("a")))
 			w.up("a")
 		})
 	})
