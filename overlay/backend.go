@@ -46,8 +46,8 @@ type Features struct {
 	// that asks for the rest is refused. Floods is what crosses tunnels whether
 	// a network asks for it or not.
 	Flooding, Floods Flooding
-	// DropsUnknown: frames to MACs that no port of the network has go nowhere,
-	// not even on the sender's host.
+	// DropsUnknown: frames to MACs that no port of the network has go to none of
+	// its ports, not even on the sender's host; on a physical network they go out.
 	DropsUnknown bool
 }
 

@@ -159,8 +159,9 @@ func putPort(tx *ovn.Tx, p overlay.Port) error {
 		return fmt.Errorf("network %s: %w", p.NetworkID, vnet.ErrNotFound)
 	}
 	old := ovn.Find[nbrow.LogicalSwitchPort](tx, vnet.PartOverlay, kindPort, p.ID)
-	want := &nbrow.LogicalSwitchPort{Name: c.PortName(p.ID), Addresses: []string{address(p)}, Enabled: new(!p.AdminDown && sw.ExternalIDs[keyDown] != "true"),
-		ExternalIDs: map[string]string{keyDown: strconv.FormatBool(p.AdminDown), ovn.KeyFiltered: strconv.FormatBool(p.Filtered), keyAddress: address(p),
+	addr := address(p)
+	want := &nbrow.LogicalSwitchPort{Name: c.PortName(p.ID), Addresses: []string{addr}, Enabled: new(!p.AdminDown && sw.ExternalIDs[keyDown] != "true"),
+		ExternalIDs: map[string]string{keyDown: strconv.FormatBool(p.AdminDown), ovn.KeyFiltered: strconv.FormatBool(p.Filtered), keyAddress: addr,
 			keyMTU: sw.ExternalIDs[keyMTU]}}
 	if p.Host != "" {
 		want.Options = map[string]string{"requested-chassis": p.Host}
@@ -171,13 +172,13 @@ func putPort(tx *ovn.Tx, p overlay.Port) error {
 	if old != nil {
 		impact = vnet.ImpactSome
 		var gone []string
-		if a := old.ExternalIDs[keyAddress]; a != address(p) && a != "" {
+		if a := old.ExternalIDs[keyAddress]; a != addr && a != "" {
 			gone = []string{a}
 			if now, _ := parse(a); now != p.MAC {
 				impact = vnet.ImpactObject
 			}
 		}
-		results = append(results, tx.Members(ovn.At[nbrow.LogicalSwitchPort](tx, r.UUID), "addresses", []string{address(p)}, gone))
+		results = append(results, tx.Members(ovn.At[nbrow.LogicalSwitchPort](tx, r.UUID), "addresses", []string{addr}, gone))
 	}
 	tx.Record(kindPort, p.ID, impact, results...)
 	return nil
