@@ -144,7 +144,12 @@ func (a *agent) open(ctx context.Context, t *topology.Cloud) error {
 }
 
 // platform is what carries a cloud.
-func platform(string) Platform { return Platform{Host: wireLinux} }
+func platform(backend string) Platform {
+	if backend == topology.OVN {
+		return Platform{Host: wireChassis, Central: wireOVN}
+	}
+	return Platform{Host: wireLinux}
+}
 
 // sites are the places that a cloud's subsystems are opened for: where all is
 // written first, if there is such a place, then the hosts.
@@ -158,7 +163,7 @@ func sites(t *topology.Cloud) []topology.CloudHost {
 func openSite(ctx context.Context, m *machine.Machine, t *topology.Cloud, h topology.CloudHost, in *instances, log *slog.Logger) (*Subsystems, error) {
 	p := platform(t.Backend)
 	wire := p.Central
-	o := SiteOptions{Owner: vnet.Owner(m.Name), Name: h.Name, Instances: in, Log: log}
+	o := SiteOptions{Owner: vnet.Owner(m.Name), Name: h.Name, Instances: in, UnderlayMTU: t.UnderlayMTU, Log: log}
 	if h.Name != central {
 		wire = p.Host
 		o.Netns, o.TunnelIP, o.PhysicalNetworks = m.HostNS(h.Name), h.LocalIP, map[string]string{}

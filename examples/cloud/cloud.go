@@ -69,10 +69,11 @@ const central = "(cloud)"
 
 // SiteOptions is what a backend has to know of a site.
 type SiteOptions struct {
-	Owner     vnet.Owner
-	Name      string
-	Instances metadata.Instances
-	Log       *slog.Logger
+	Owner       vnet.Owner
+	Name        string
+	Instances   metadata.Instances
+	UnderlayMTU int
+	Log         *slog.Logger
 
 	Netns            string            // a host's namespace
 	PhysicalNetworks map[string]string // a host's; -> device

@@ -40,7 +40,7 @@ const usage = `usage: cloud COMMAND [flags] [arguments]
 
 flags: --json          print for programs
        --name NAME     which cloud, when several are up
-       --backend linux what carries it
+       --backend NAME  what carries it: linux (as it is by default) or ovn
        --client NAME   DHCP client the machines boot with: builtin, udhcpc, dhclient, dhcpcd
        --force         delete as much as it takes (up)
        --state-dir DIR where clouds keep their state (default /run/vnet-cloud)
@@ -175,7 +175,11 @@ func (c *cli) read() (*topology.Cloud, error) {
 	if err != nil {
 		return nil, err
 	}
-	return topology.Parse(c.file, text, c.backend)
+	t, err := topology.Parse(c.file, text, c.backend)
+	if err == nil && c.backend == topology.OVN {
+		t.Limits = limitsOVN()
+	}
+	return t, err
 }
 
 // running finds the cloud that a command without a file is about.

@@ -11,6 +11,7 @@ import (
 	"github.com/vnet-go/vnet/examples/internal/vm"
 	"github.com/vnet-go/vnet/overlay"
 	"github.com/vnet-go/vnet/reach"
+	"github.com/vnet-go/vnet/router"
 	"github.com/vnet-go/vnet/secgroup"
 )
 
@@ -62,12 +63,52 @@ func (m *Model) Expect(from string, p vm.Probe) Expectation {
 	}
 	there, back, ok := m.m.Connect(k)
 	switch {
+	case ok && m.limit(from, p, there.Arrivals[0]) != "":
+		return Expectation{Why: "a limit of the platform: " + string(m.limit(from, p, there.Arrivals[0]))}
 	case ok:
 		return Expectation{OK: true, Who: m.machine(there.Arrivals[0].ID), Why: there.Why()}
 	case there.OK():
 		return Expectation{Why: "no answer: " + back.Why()}
 	}
 	return Expectation{Why: there.Why()}
+}
+
+// limit is the limit of the platform's routers by which an answer that the
+// model says stays out; empty: none.
+func (m *Model) limit(from string, p vm.Probe, a reach.Arrival) router.Limit {
+	has := func(l router.Limit) bool { return slices.Contains(m.t.Limits, l) }
+	if a.Kind == "router" && !m.gateway(p.Dst) && has(router.LimitSilentPorts) {
+		return router.LimitSilentPorts
+	}
+	floating := slices.ContainsFunc(m.t.All.Router.FloatingIPs, func(f router.FloatingIP) bool { return f.FloatingIP == p.Dst })
+	if floating && m.outside(from) == nil && m.machine(a.ID) != from && has(router.LimitForwardHairpin) {
+		for _, f := range m.t.All.Router.PortForwards {
+			first, last := f.InternalPort.First, max(f.InternalPort.First, f.InternalPort.Last)
+			if f.Protocol == p.Proto && f.InternalIP == a.Packet.Dst && first <= a.Packet.DstPort && a.Packet.DstPort <= last && m.behind(from, f.RouterID) {
+				return router.LimitForwardHairpin
+			}
+		}
+	}
+	return ""
+}
+
+// behind reports whether a machine is on an internal network of a router.
+func (m *Model) behind(name, id string) bool {
+	v := m.t.VM(name)
+	return v != nil && slices.ContainsFunc(m.t.All.Router.Routers, func(r router.Router) bool {
+		return r.ID == id && slices.ContainsFunc(r.Interfaces, func(i router.Interface) bool {
+			return slices.ContainsFunc(v.NICs, func(n topology.NIC) bool { return n.NetworkID == i.NetworkID })
+		})
+	})
+}
+
+// gateway reports whether an address is a router's own.
+func (m *Model) gateway(a netip.Addr) bool {
+	return slices.ContainsFunc(m.t.All.Router.Routers, func(r router.Router) bool {
+		in := func(p netip.Prefix) bool { return p.Addr() == a }
+		return r.Gateway != nil && slices.ContainsFunc(r.Gateway.Addresses, in) ||
+			slices.ContainsFunc(r.Interfaces, func(i router.Interface) bool { return slices.ContainsFunc(i.Addresses, in) })
+	})
 }
 
 // machine is the name of the machine that has a port; of a station or router

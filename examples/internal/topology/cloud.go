@@ -20,7 +20,7 @@ const (
 )
 
 // Backends are the values of Cloud.Backend.
-var Backends = []string{Linux}
+var Backends = []string{Linux, OVN}
 
 // Cloud is a topology file with everything filled in: what is to be made on
 // the machine, and the desired states that the subsystems get. It marshals to
@@ -35,8 +35,9 @@ type Cloud struct {
 	All          States            `json:"all"` // of the whole cloud: what a central backend and the model get
 	VMs          []VM              `json:"vms"`
 	Outside      []Outside         `json:"outside"`
-	Projects     map[string]string `json:"projects"` // "network/red" -> project, for networks, routers and servers
-	TCP          []uint16          `json:"tcp"`      // ports the matrix probes
+	Limits       []router.Limit    `json:"limits,omitempty"` // what the platform's routers do otherwise
+	Projects     map[string]string `json:"projects"`         // "network/red" -> project, for networks, routers and servers
+	TCP          []uint16          `json:"tcp"`              // ports the matrix probes
 	UDP          []uint16          `json:"udp"`
 }
 
