@@ -99,7 +99,8 @@ func (s *site) host(t testing.TB, physical string) routertest.Host {
 		Out:     overlay.Segment{Type: overlay.Flat, PhysicalNetwork: physical},
 		Station: func(t testing.TB, ns *lab.NS, p overlay.Port) { s.station(t, s.l.Wire(physical), ns, p.MAC) },
 		Beside:  func(t testing.TB) routertest.Host { return s.host(t, "ex2") },
-		Foreign: s.foreign}
+		Foreign: s.foreign,
+		Lags:    true} // cached flows of the data path live until they are looked at again
 }
 
 // foreign makes a router of nobody and one of another owner, with the names,

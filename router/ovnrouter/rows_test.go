@@ -184,3 +184,102 @@ func TestRows(t *testing.T) {
 		})
 	}
 }
+
+func TestGatewaysWithoutHosts(t *testing.T) {
+	s := example()
+	s.Routers[0].Gateway.Hosts = nil
+	// Nobody to ask, and no hosts to choose from.
+	_, svc := north(t, nil)
+	var u *vnet.UnsupportedError
+	require.ErrorAs(t, svc.EnsureRouter(t.Context(), s.Routers[0]), &u)
+	require.Contains(t, u.Need, "GatewayHosts")
+
+	c, svc := north(t, &ovnrouter.Options{GatewayHosts: []string{"x", "y", "z"}, MaxGatewayHosts: 2, NeighborAge: -1})
+	require.NoError(t, svc.EnsureRouter(t.Context(), s.Routers[0]))
+	out := text(t, c)
+	require.Equal(t, 2, strings.Count(out, "  chassis_name "), out)
+	require.NotContains(t, out, "mac_binding_age_threshold")
+	p, err := svc.Plan(t.Context(), router.State{Routers: s.Routers})
+	require.NoError(t, err)
+	require.True(t, p.Empty(), p.String())
+}
+
+func TestNetworkThatIsNot(t *testing.T) {
+	_, svc := north(t, nil)
+	r := example().Routers[0]
+	r.Interfaces[0].NetworkID = "nowhere"
+	require.ErrorIs(t, svc.EnsureRouter(t.Context(), r), vnet.ErrNotFound)
+	r = example().Routers[0]
+	r.Gateway.NetworkID = "nowhere"
+	require.ErrorIs(t, svc.EnsureRouter(t.Context(), r), vnet.ErrNotFound)
+}
+
+func TestBatch(t *testing.T) {
+	c, _ := north(t, nil)
+	batch := c.Batch()
+	b, err := ovnrouter.New(batch, nil)
+	require.NoError(t, err)
+	s := everything().Canonical()
+	for _, r := range s.Routers {
+		require.NoError(t, b.EnsureRouter(t.Context(), r))
+	}
+	for _, f := range s.FloatingIPs {
+		require.NoError(t, b.EnsureFloatingIP(t.Context(), f))
+	}
+	for _, f := range s.PortForwards {
+		require.NoError(t, b.EnsurePortForward(t.Context(), f))
+	}
+	require.NotContains(t, text(t, c), "Logical_Router_Port")
+	require.NoError(t, batch.Commit(t.Context()))
+	want, err := os.ReadFile("testdata/everything.golden")
+	require.NoError(t, err)
+	require.Equal(t, string(want), text(t, c))
+}
+
+func TestPortsGoToAnotherRouter(t *testing.T) {
+	_, svc := north(t, nil)
+	s := example()
+	s.FloatingIPs = nil
+	require.NoError(t, svc.Sync(t.Context(), s, vnet.SyncOptions{}))
+	// Both ids that sort before and after.
+	for _, id := range []string{"A", "Z"} {
+		other := s.Routers[0].Clone()
+		other.ID = id
+		other.Gateway = nil
+		left := s.Routers[0].Clone()
+		left.Interfaces = nil
+		now := router.State{Routers: []router.Router{left, other}}
+		require.NoError(t, svc.Sync(t.Context(), now, vnet.SyncOptions{}))
+		p, err := svc.Plan(t.Context(), now)
+		require.NoError(t, err)
+		require.True(t, p.Empty(), p.String())
+		require.NoError(t, svc.Sync(t.Context(), s, vnet.SyncOptions{}))
+		p, err = svc.Plan(t.Context(), s)
+		require.NoError(t, err)
+		require.True(t, p.Empty(), p.String())
+	}
+}
+
+func TestWhatIsChangedByHandIsMended(t *testing.T) {
+	c, svc := north(t, nil)
+	s := everything()
+	require.NoError(t, svc.Sync(t.Context(), s, vnet.SyncOptions{}))
+	want := text(t, c)
+	v, err := c.View(t.Context())
+	require.NoError(t, err)
+	nat := ovn.Find[nbrow.NAT](v, vnet.PartRouter, "snat", "R/10.1.0.0/24")
+	lrp := ovn.Find[nbrow.LogicalRouterPort](v, vnet.PartRouter, "port", "I")
+	require.NoError(t, c.Submit(t.Context(), vnet.PartRouter, func(tx *ovn.Tx) error {
+		tx.Delete(ovn.At[nbrow.NAT](tx, nat.UUID))
+		ovn.Ensure(tx, "port", "I", &nbrow.LogicalRouterPort{MAC: "02:00:00:00:00:99"}, "mac")
+		tx.Members(ovn.Find[nbrow.LogicalSwitch](tx, vnet.PartOverlay, "network", "M"), "load_balancer", nil, []string{ovn.UUID[nbrow.LoadBalancer](tx, vnet.PartRouter, "portforward", "T")})
+		tx.Delete(ovn.Find[nbrow.NAT](tx, vnet.PartRouter, "floatingip", "F"))
+		return nil
+	}))
+	require.NotNil(t, lrp)
+	p, err := svc.Plan(t.Context(), s)
+	require.NoError(t, err)
+	require.Len(t, p.Changes, 2, p.String())
+	require.NoError(t, svc.Sync(t.Context(), s, vnet.SyncOptions{}))
+	require.Equal(t, want, text(t, c))
+}

@@ -54,6 +54,8 @@ type Host struct {
 	Station func(t testing.TB, ns *lab.NS, p overlay.Port)
 	// Out is the segment of network "out". The zero value is a local one.
 	Out overlay.Segment
+	// Lags: packets may go their old way for a moment after a call has returned.
+	Lags bool
 	// Foreign makes things on the platform that look like the backend's but
 	// carry another owner, or none, and returns a check that they stand
 	// untouched. Nil: there can be none.
