@@ -189,10 +189,14 @@ func (c *cli) status(ctx context.Context) error {
 		return c.printJSON(out)
 	}
 	table(c.out, "Hosts", func(add func(...any)) {
-		for _, h := range t.Hosts {
+		for _, h := range sites(t) {
 			s, ok := hosts[h.Name]
 			if !ok {
-				add(h.Name, h.LocalIP, "the agent does not run: no DHCP, no router advertisements, no metadata")
+				without := "no DHCP, no router advertisements, no metadata"
+				if t.Backend == topology.OVN {
+					without = "no metadata"
+				}
+				add(h.Name, h.LocalIP, "the agent does not run: "+without)
 				continue
 			}
 			bad := ""
@@ -204,7 +208,17 @@ func (c *cli) status(ctx context.Context) error {
 			if bad == "" {
 				bad = "all is well"
 			}
-			add(h.Name, h.LocalIP, bad, fmt.Sprintf("%d leases", len(s.Leases)), "connections: "+s.Tracking)
+			cells := []any{h.Name, h.LocalIP, bad}
+			if h.Name == central {
+				cells[1] = ""
+			}
+			if len(s.Leases) > 0 {
+				cells = append(cells, fmt.Sprintf("%d leases", len(s.Leases)))
+			}
+			if s.Tracking != "" {
+				cells = append(cells, "connections: "+s.Tracking)
+			}
+			add(cells...)
 		}
 	})
 	built(c.out, t)

@@ -1342,7 +1342,11 @@ func (b *builder) makeFloatingIPs() {
 		if f.Port != "" {
 			if p := b.target(f.Port, path+".port_id"); p != nil {
 				if a, r := b.behind(p, f.FixedIP, f.Network, path+".port_id", path+".fixed_ip_address"); r != "" {
-					b.c.All.Router.FloatingIPs = append(b.c.All.Router.FloatingIPs, router.FloatingIP{ID: f.Name, RouterID: r, FloatingIP: f.Address, FixedIP: a, PortID: p.Name})
+					fip := router.FloatingIP{ID: f.Name, RouterID: r, FloatingIP: f.Address, FixedIP: a, PortID: p.Name}
+					if b.c.Backend == OVN { // translated on the port's host, as this MAC
+						fip.ExternalMAC = b.mac(f.Name)
+					}
+					b.c.All.Router.FloatingIPs = append(b.c.All.Router.FloatingIPs, fip)
 					if p.server != nil {
 						if vm := b.c.VM(p.server.Name); vm != nil && !vm.Instance.PublicIPv4.IsValid() {
 							vm.Instance.PublicIPv4 = f.Address
