@@ -23,6 +23,8 @@ type Harness struct {
 	// Slow makes the suite wait longer for what must not arrive, and draw less
 	// at random: for emulated machines.
 	Slow bool
+	// Draws is how many random states are tried. Default 40, when Slow 8.
+	Draws int
 	// Central: the hosts share one backend and one overlay, which are told of
 	// everything once; each host's Overlay plugs. A port must be in the overlay
 	// before it is filtered.
@@ -100,7 +102,7 @@ func Run(t *testing.T, h Harness) {
 func RunPackets(t *testing.T, h Harness) {
 	w := newWorld(t, h, false)
 	t.Run("packets", func(t *testing.T) { runPackets(t, w) })
-	t.Run("random", func(t *testing.T) { runRandom(t, w, h.Slow) })
+	t.Run("random", func(t *testing.T) { runRandom(t, w, h) })
 	t.Run("sockets", func(t *testing.T) { runSockets(t, h) })
 }
 
