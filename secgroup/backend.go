@@ -46,6 +46,9 @@ type Features struct {
 	// Tracking says by what means connections are held, for people, e.g.
 	// "bridge conntrack" or "inet conntrack through br_netfilter".
 	Tracking string
+	// Limits are sentences, for people, that say where the platform does
+	// otherwise than the contract.
+	Limits []string
 }
 
 // Explainer is implemented by backends that can say what carries an object.
