@@ -224,7 +224,17 @@ func (b *Backend) Health(ctx context.Context) vnet.Health { return b.c.Health(ct
 
 // Features implements [secgroup.Backend].
 func (b *Backend) Features(context.Context) secgroup.Features {
-	return secgroup.Features{Stateless: true, Tracking: "OVN connection tracking, a zone for each port"}
+	return secgroup.Features{
+		Stateless: true, Tracking: "OVN connection tracking, a zone for each port",
+		Limits: []string{
+			"a connection that is allowed no more ends with the next packet of who opened it",
+			"router advertisements and MLD queries of a port pass",
+			"a filtered port receives only what is for its own addresses, multicast or broadcast",
+			"invalid packets of ports without port security are dropped, where the network has a stateful rule",
+			"ranges of ports are for tcp, udp and sctp",
+			"on the userspace data path, rules about ports match no fragment but the first",
+		},
+	}
 }
 
 func noPort(id string) error {

@@ -2,6 +2,7 @@ package ovnsecgroup_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"strings"
@@ -22,6 +23,8 @@ import (
 	"github.com/vnet-go/vnet/secgroup/ovnsecgroup"
 	"github.com/vnet-go/vnet/secgroup/secgrouptest"
 )
+
+var draws = flag.Int("draws", 20, "how many random states")
 
 // site is one OVN installation with two chassis, shared by the cases of a test.
 type site struct {
@@ -207,7 +210,7 @@ type host struct {
 
 func harness(s *site) secgrouptest.Harness {
 	return secgrouptest.Harness{
-		Central: true, Segment: overlay.Geneve, Slow: true,
+		Central: true, Segment: overlay.Geneve, Slow: true, Draws: *draws,
 		Limits: secgrouptest.Limits{OpenerEnds: true, RouterAdvertisements: true, ICMPCodes: true, Fragments: true, OwnAddressesOnly: true},
 		Settle: s.settle,
 		Make:   func(t testing.TB, n int) []secgrouptest.Host { return s.install(t).hosts(t, n) },

@@ -56,7 +56,8 @@
 //     the next packet of who opened it, and ends there; what the other side
 //     sends until then passes, because replies pass before any ACL is asked
 //     (ovn-northd(8), "to-lport ACLs", priority 65532). TCP ends with the next
-//     acknowledgement. If the rule comes back while both ends still try, the
+//     acknowledgement. A packet that a stateless rule allows is not tracked and
+//     ends nothing. If the rule comes back while both ends still try, the
 //     connection goes on.
 //   - Router advertisements and MLD queries of a port pass: neighbour discovery
 //     and MLD are let through at priority 65532 too, ACLs go up to 33767.

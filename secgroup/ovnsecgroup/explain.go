@@ -213,7 +213,7 @@ func (b *Backend) ExplainPacket(ctx context.Context, portID string, q secgroup.P
 				continue
 			}
 			g := groupOf(pg)
-			for _, m := range secgroup.Compile(g.Rules) {
+			for _, m := range matchesOf(*g) {
 				uuid := ovn.UUID[nbrow.ACL](v, vnet.PartSecGroup, kindACL, aclID(id, m))
 				acl := ovn.At[nbrow.ACL](v, uuid)
 				if acl == nil || !slices.Contains(pg.ACLs, uuid) || acl.Action != action || !m.Matches(q, sets{v}) {

@@ -79,6 +79,14 @@ func matchText(n names, pg string, m secgroup.Match) (string, error) {
 			}
 		}
 	}
+	typed := func(icmp string) {
+		if !m.Whole() {
+			add("%s.type == %d", icmp, m.Lo>>8)
+		}
+		if m.Lo == m.Hi {
+			add("%s.code == %d", icmp, m.Lo&0xff)
+		}
+	}
 	switch {
 	case m.Protocol < 0:
 	case m.Protocol == protoTCP:
@@ -92,10 +100,10 @@ func matchText(n names, pg string, m secgroup.Match) (string, error) {
 		ranged("sctp.dst")
 	case m.Protocol == protoICMP && m.Ethertype == secgroup.IPv4:
 		add("icmp4")
-		terms = append(terms, typesText("icmp4", m.Lo, m.Hi)...)
+		typed("icmp4")
 	case m.Protocol == protoICMPv6 && m.Ethertype == secgroup.IPv6:
 		add("icmp6")
-		terms = append(terms, typesText("icmp6", m.Lo, m.Hi)...)
+		typed("icmp6")
 	default:
 		if !m.Whole() {
 			return "", &vnet.UnsupportedError{Feature: fmt.Sprintf("a range in %q", m), Backend: backendName}
@@ -105,52 +113,36 @@ func matchText(n names, pg string, m secgroup.Match) (string, error) {
 	return strings.Join(terms, " && "), nil
 }
 
-// typesText writes a range of type<<8|code.
-func typesText(icmp string, lo, hi uint16) []string {
-	t, c := icmp+".type", icmp+".code"
-	loT, hiT, loC, hiC := lo>>8, hi>>8, lo&0xff, hi&0xff
-	codes := func(from, to uint16) string {
-		switch {
-		case from == 0 && to == 0xff:
-			return ""
-		case from == to:
-			return fmt.Sprintf(" && %s == %d", c, from)
-		case from == 0:
-			return fmt.Sprintf(" && %s <= %d", c, to)
-		case to == 0xff:
-			return fmt.Sprintf(" && %s >= %d", c, from)
+// matchesOf is what the rules of a group allow, compiled, but for ICMP: types
+// and codes are nominal fields, for which OVN has no ranges. Where compiling
+// has joined or cut some, the rules' own matches stand instead; what they allow
+// beyond the compiled ones, wider ones allow too.
+func matchesOf(g secgroup.Group) []secgroup.Match {
+	var out []secgroup.Match
+	for _, m := range secgroup.Compile(g.Rules) {
+		if !isICMP(m.Protocol) || nominal(m) {
+			if !slices.Contains(out, m) {
+				out = append(out, m)
+			}
+			continue
 		}
-		return fmt.Sprintf(" && %s >= %d && %s <= %d", c, from, c, to)
-	}
-	if loT == hiT {
-		if loC == 0 && hiC == 0xff && loT == 0 && hiT == 0xff {
-			return nil
+		for _, r := range g.Rules {
+			own := r.Match()
+			same := own
+			same.Lo, same.Hi = m.Lo, m.Hi
+			if same == m && !slices.Contains(out, own) {
+				out = append(out, own)
+			}
 		}
-		return []string{fmt.Sprintf("%s == %d", t, loT) + codes(loC, hiC)}
 	}
-	if lo == 0 && hi == 0xffff {
-		return nil
-	}
-	var or []string
-	if loC > 0 {
-		or = append(or, fmt.Sprintf("(%s == %d", t, loT)+codes(loC, 0xff)+")")
-		loT++
-	}
-	last := ""
-	if hiC < 0xff {
-		last = fmt.Sprintf("(%s == %d", t, hiT) + codes(0, hiC) + ")"
-		hiT--
-	}
-	switch {
-	case loT == hiT:
-		or = append(or, fmt.Sprintf("%s == %d", t, loT))
-	case loT < hiT:
-		or = append(or, fmt.Sprintf("(%s >= %d && %s <= %d)", t, loT, t, hiT))
-	}
-	if last != "" {
-		or = append(or, last)
-	}
-	return []string{"(" + strings.Join(or, " || ") + ")"}
+	return out
+}
+
+func isICMP(proto int) bool { return proto == protoICMP || proto == protoICMPv6 }
+
+// nominal reports whether a range of ICMP is all, one type, or one type and code.
+func nominal(m secgroup.Match) bool {
+	return m.Whole() || m.Lo == m.Hi || m.Lo&0xff == 0 && m.Hi == m.Lo|0xff
 }
 
 // The priorities of our ACLs; northd adds 1000. Rules and drops have those that
@@ -170,12 +162,12 @@ type acl struct {
 	row nbrow.ACL
 }
 
-// groupACLs are the ACLs of a group, one for each compiled match. Their ids are
+// groupACLs are the ACLs of a group, one for each match. Their ids are
 // GROUP/MATCH, so that a match keeps its row whatever becomes of the others.
 func groupACLs(n names, g secgroup.Group) ([]acl, error) {
 	var out []acl
 	pg := groupName(n, g.ID)
-	for _, m := range secgroup.Compile(g.Rules) {
+	for _, m := range matchesOf(g) {
 		text, err := matchText(n, pg, m)
 		if err != nil {
 			return nil, err

@@ -3,7 +3,6 @@ package ovnsecgroup
 import (
 	"fmt"
 	"net/netip"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -75,68 +74,42 @@ func TestRefusedByName(t *testing.T) {
 	require.NoError(t, err, "whole protocols are numbers")
 }
 
-// holds evaluates the part of the expression language that typesText writes.
-func holds(t require.TestingT, s string, fields map[string]int) bool {
-	var or, and, cmp func() bool
-	tokens := strings.Fields(strings.NewReplacer("(", " ( ", ")", " ) ").Replace(s))
-	next := func() string { w := tokens[0]; tokens = tokens[1:]; return w }
-	is := func(w string) bool { return len(tokens) > 0 && tokens[0] == w }
-	or = func() bool {
-		v := and()
-		for is("||") {
-			next()
-			w := and()
-			v = v || w
-		}
-		return v
-	}
-	and = func() bool {
-		v := cmp()
-		for is("&&") {
-			next()
-			w := cmp()
-			v = v && w
-		}
-		return v
-	}
-	cmp = func() bool {
-		if is("(") {
-			next()
-			v := or()
-			require.Equal(t, ")", next())
-			return v
-		}
-		a, known := fields[next()]
-		require.True(t, known, s)
-		op := next()
-		b, err := strconv.Atoi(next())
-		require.NoError(t, err, s)
-		return map[string]bool{"==": a == b, ">=": a >= b, "<=": a <= b}[op]
-	}
-	v := or()
-	require.Empty(t, tokens, s)
-	return v
-}
-
-// TestTypes compares the text of a range of ICMP types and codes with the range.
-func TestTypes(t *testing.T) {
+// TestICMP: matches of ICMP are all, of one type, or of one type and code, and
+// allow what the compiled rules allow.
+func TestICMP(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		lo := uint16(rapid.IntRange(0, 0xffff).Draw(t, "lo"))
-		hi := uint16(rapid.IntRange(int(lo), 0xffff).Draw(t, "hi"))
-		if rapid.Bool().Draw(t, "whole codes") {
-			lo, hi = lo&0xff00, hi|0xff
+		g := secgroup.Group{ID: "g"}
+		for i := range rapid.IntRange(1, 8).Draw(t, "rules") {
+			r := secgroup.Rule{ID: fmt.Sprint("r", i), Direction: secgroup.Ingress, Ethertype: secgroup.IPv4, Protocol: rapid.SampledFrom([]string{"", "icmp", "icmp", "icmp"}).Draw(t, "protocol")}
+			if r.Protocol != "" && rapid.Bool().Draw(t, "type") {
+				r.PortMin = num(uint16(rapid.IntRange(7, 10).Draw(t, "type")))
+				if rapid.Bool().Draw(t, "code") {
+					r.PortMax = num(uint16(rapid.SampledFrom([]int{0, 1, 2, 255}).Draw(t, "code")))
+				}
+			}
+			if bits := rapid.SampledFrom([]int{-1, 8, 24, 32}).Draw(t, "bits"); bits >= 0 {
+				r.RemotePrefix = netip.PrefixFrom(netip.MustParseAddr("10.1.2.3"), bits)
+			}
+			g.Rules = append(g.Rules, r)
 		}
-		terms := typesText("icmp4", lo, hi)
-		for _, sel := range []int{0, int(lo) - 1, int(lo), int(lo) + 1, int(lo) | 0xff, (int(lo) + int(hi)) / 2, int(hi)&0xff00 - 1, int(hi) & 0xff00, int(hi) - 1, int(hi), int(hi) + 1, 0xffff} {
-			if sel < 0 || sel > 0xffff {
-				continue
-			}
-			got := true
-			for _, term := range terms {
-				got = got && holds(t, term, map[string]int{"icmp4.type": sel >> 8, "icmp4.code": sel & 0xff})
-			}
-			if want := sel >= int(lo) && sel <= int(hi); got != want {
-				t.Fatalf("%#x to %#x: %q says %t of %#x", lo, hi, strings.Join(terms, " && "), got, sel)
+		matches := matchesOf(g)
+		texts := map[string]bool{}
+		for _, m := range matches {
+			s, err := matchText(plain{}, "pg_x", m)
+			require.NoError(t, err)
+			require.False(t, texts[s], "%s twice", s)
+			require.NotContains(t, s, ">")
+			texts[s] = true
+		}
+		for _, from := range []string{"10.1.2.3", "10.1.2.9", "10.9.9.9", "192.0.2.1"} {
+			for typ := uint16(6); typ < 12; typ++ {
+				for _, code := range []uint16{0, 1, 2, 3, 254, 255} {
+					p := secgroup.Packet{Direction: secgroup.Ingress, Remote: netip.MustParseAddr(from), Protocol: 1, Selector: typ<<8 | code}
+					_, want := secgroup.Allowed(secgroup.Compile(g.Rules), p, nil)
+					if _, got := secgroup.Allowed(matches, p, nil); got != want {
+						t.Fatalf("%v: allowed %t, want %t", p, got, want)
+					}
+				}
 			}
 		}
 	})

@@ -192,6 +192,11 @@ func TestRaces(t *testing.T) {
 		t.Run(x.name, func(t *testing.T) {
 			ctx := t.Context()
 			require.NoError(t, b[0].Sync(ctx, start, vnet.SyncOptions{Force: true}))
+			require.Eventually(t, func() bool { // until the other has seen it
+				plan, err := b[1].Plan(ctx, start)
+				require.NoError(t, err)
+				return plan.Empty()
+			}, 10*time.Second, time.Millisecond)
 			// The last has computed what it writes when the first has written.
 			slow := &late{Target: b[1].c, before: func() { require.NoError(t, x.first(ctx, b[0])) }}
 			last, err := New(slow, nil)
