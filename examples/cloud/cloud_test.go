@@ -25,6 +25,7 @@ import (
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/examples/internal/machine"
 	"github.com/vnet-go/vnet/examples/internal/matrix"
+	"github.com/vnet-go/vnet/examples/internal/topology"
 	"github.com/vnet-go/vnet/examples/internal/vm"
 	"github.com/vnet-go/vnet/internal/lab"
 )
@@ -57,6 +58,8 @@ type cloud struct {
 	name  string
 	file  string
 	state string
+
+	backend string // empty: linux
 }
 
 // newCloud copies a topology under a name that no other test has, and sees to
@@ -103,6 +106,9 @@ func (c *cloud) machine() *machine.Machine {
 func (c *cloud) left() []string { return c.machine().Left([]string{"h1", "h2", "h3"}) }
 
 func (c *cloud) command(args ...string) *exec.Cmd {
+	if c.backend != "" && (args[0] == "up" || args[0] == "plan") {
+		args = append(args, "--backend", c.backend)
+	}
 	return exec.Command(bin, append([]string{args[0], "--state-dir", c.state}, args[1:]...)...)
 }
 
@@ -333,14 +339,102 @@ func TestShippedCloud(t *testing.T) {
 	})
 }
 
-// Every topology that is shipped comes up as its model says.
+// The same file is the same cloud on OVN, on two hypervisors.
+func TestShippedCloudOnOVN(t *testing.T) {
+	lab.Need(t, "ovs-vswitchd", "ovn-northd", "ovn-controller")
+	c := newCloud(t, "topology.yaml")
+	c.backend = topology.OVN
+	fresh := c.plan()
+	assert.Positive(t, fresh.Count(vnet.Create))
+	r := c.up()
+	for _, s := range r.VMs {
+		assert.Equal(t, vm.Ready, s.Phase, "%s: %v", s.Name, s.Problems)
+	}
+	assert.Equal(t, "web1", r.seen(t, "db1", "tcp", "10.0.0.11", 80).Who)
+	assert.Equal(t, "app1", r.seen(t, "app2", "tcp", "10.0.0.11", 80).Who)
+	assert.Equal(t, "web1", r.seen(t, "world", "tcp", "203.0.113.101", 80).Who)
+	assert.Equal(t, "web2", r.seen(t, "web1", "tcp", "203.0.113.102", 80).Who, "hairpin to the neighbour")
+	assert.Equal(t, "app2", r.seen(t, "office", "tcp", "203.0.113.104", 8080).Who)
+	assert.Equal(t, "web1", r.seen(t, "db1", "tcp", "10.0.0.100", 80).Who, "the shared address pair")
+	assert.True(t, r.seen(t, "db1", "icmp", "203.0.113.10", 0).OK)
+	assert.False(t, r.seen(t, "vault1", "icmp", "203.0.113.10", 0).OK)
+	for _, l := range r.vm("web1").Leases {
+		if l.By == "dhcpv4" {
+			assert.Equal(t, 1442, l.MTU)
+		}
+	}
+	for _, name := range []string{"web1", "app1", "vault1"} {
+		require.NotNil(t, r.vm(name).Metadata, name)
+		assert.Equal(t, name, r.vm(name).Metadata.Name)
+	}
+	assert.Equal(t, []string{"alice"}, r.vm("web1").Metadata.Keys)
+	assert.Empty(t, c.plan().Changes)
+	assert.Contains(t, c.must("status"), "OVN connection tracking")
+	for _, what := range [][]string{{"port", "web1"}, {"network", "red"}, {"router", "red-router"}, {"floatingip", "fip-web1"}, {"portforward", "fip-blue-tcp-8080"},
+		{"rule", "red-web/3"}, {"group", "red-db"}, {"scope", "red4"}, {"packet", "web1", "db1", "tcp", "5432"}} {
+		out := c.must(append([]string{"explain"}, what...)...)
+		assert.Greater(t, strings.Count(out, "\n"), 1, "%v: %s", what, out)
+	}
+	t.Run("another backend in its place", func(t *testing.T) {
+		c.backend = topology.Linux
+		_, err := c.run("up", "-f", c.file)
+		assert.ErrorContains(t, err, "is up on ovn")
+		c.backend = topology.OVN
+	})
+	t.Run("daemons and the agent killed", func(t *testing.T) {
+		m := c.machine()
+		require.NoError(t, errors.Join(m.Kill("agent"), m.Kill("ovn h1 vswitchd"), m.Kill("ovn h2 controller"), m.Kill("ovn _central northd")))
+		assert.Empty(t, c.up().Plan.Changes, "all of it is in the databases")
+	})
+	t.Run("a changed file is applied", func(t *testing.T) {
+		c.edit("      - {direction: ingress, protocol: icmp}\n", "")
+		c.edit("external_port: 8080", "external_port: 8081")
+		c.edit("  - name: vault2\n    host: h2\n    networks: [{network: closed}]\n", "  - name: vault3\n    host: h2\n    networks: [{network: closed}]\n")
+		pid := r.vm("web1").PID
+		now := c.up()
+		assert.Equal(t, pid, now.vm("web1").PID, "a machine that did not change runs on")
+		assert.False(t, now.seen(t, "db1", "icmp", "10.0.0.11", 0).OK)
+		assert.Equal(t, "app2", now.seen(t, "office", "tcp", "203.0.113.104", 8081).Who)
+		assert.Empty(t, c.plan().Changes)
+	})
+}
+
+// Killed at any point, up on OVN again converges, and down leaves nothing.
+func TestChaosOnOVN(t *testing.T) {
+	lab.Need(t, "ovs-vswitchd", "ovn-northd", "ovn-controller")
+	c := newCloud(t, "../topologies/routed.yaml")
+	c.backend = topology.OVN
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	for i := range (*chaos + 4) / 5 {
+		cmd := c.command("up", "-f", c.file)
+		require.NoError(t, cmd.Start())
+		time.Sleep(time.Duration(rnd.Float64() * float64(3*time.Second)))
+		cmd.Process.Signal(syscall.SIGKILL)
+		cmd.Wait()
+		if i%3 == 2 {
+			require.NoError(t, c.machine().Kill("agent"))
+		}
+		if i%2 == 0 {
+			c.up()
+			assert.Empty(t, c.plan().Changes)
+		}
+		c.must("down", "--name", c.name)
+		require.Empty(t, c.left(), "round %d", i)
+	}
+}
+
+// Every topology that is shipped comes up as its model says, on every backend.
 func TestTopologies(t *testing.T) {
 	files, err := filepath.Glob("../topologies/*.yaml")
 	require.NoError(t, err)
 	require.NotEmpty(t, files)
-	for _, f := range files {
-		t.Run(filepath.Base(f), func(t *testing.T) {
+	for i := range 2 * len(files) {
+		f, backend := files[i/2], topology.Backends[i%2]
+		t.Run(filepath.Base(f)+" on "+backend, func(t *testing.T) {
 			c := newCloud(t, f)
+			c.backend = backend
 			r := c.up()
 			for _, s := range r.VMs {
 				assert.Equal(t, vm.Ready, s.Phase, "%s: %v", s.Name, s.Problems)

@@ -1437,6 +1437,7 @@ func (b *builder) makeOutside() {
 
 func (b *builder) makeDHCP() {
 	served := map[*subnet]bool{}
+	informed := map[string]bool{} // networks of which OVN is to know who may ask, though it gives no address
 	for _, on := range b.c.All.Overlay.Networks {
 		n := b.networks[on.ID]
 		for _, s := range n.subnets {
@@ -1449,6 +1450,7 @@ func (b *builder) makeDHCP() {
 				served[s] = true
 			case s.AddressMode == "dhcpv6-stateless":
 				mode = dhcp.Stateless
+				informed[n.Name] = b.c.Backend == OVN
 			default:
 				continue
 			}
@@ -1488,7 +1490,7 @@ func (b *builder) makeDHCP() {
 				r.IPs = append(r.IPs, a)
 			}
 		}
-		if len(r.IPs) > 0 {
+		if len(r.IPs) > 0 || informed[p.Network] {
 			b.c.All.DHCP.Reservations = append(b.c.All.DHCP.Reservations, r)
 		}
 	}
