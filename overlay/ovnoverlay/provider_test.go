@@ -101,7 +101,7 @@ func TestProviderStation(t *testing.T) {
 // type are what there is, and those of Geneve are refused by name.
 func TestConformanceVXLAN(t *testing.T) {
 	s := newSiteOf(t, 3, "vxlan")
-	overlaytest.Run(t, overlaytest.Harness{PhysicalNetwork: "ex", Settle: func(testing.TB) { s.c.WaitHV() },
+	overlaytest.Run(t, overlaytest.Harness{PhysicalNetwork: "ex", Settle: s.settle,
 		Only: func(ring, name string) bool {
 			switch name {
 			case "refused by name", "unicast", "answers", "flooding", "flooding broadcast", "MTU", "born closed":

@@ -19,6 +19,7 @@ const (
 	kindNetwork  = "network"  // Logical_Switch
 	kindLocalnet = "localnet" // Logical_Switch_Port of a provider network; "NETWORK/VLAN" with a VLAN id
 	kindPort     = "port"     // Logical_Switch_Port
+	kindDown     = "down"     // ACLs of a network that is down: "NETWORK/DIRECTION"
 )
 
 // Keys in external_ids, for what OVN has no column for.
@@ -61,6 +62,17 @@ func putNetwork(tx *ovn.Tx, n overlay.Network, mtu int) {
 		results = append(results, r, tx.Hold(ovn.At[nbrow.LogicalSwitch](tx, sw.UUID), "ports", r.UUID),
 			tx.Members(ovn.At[nbrow.LogicalSwitchPort](tx, r.UUID), "addresses", l.Addresses, nil))
 	}
+	// OVN has no switch that is down. Its ports are disabled, and what ports of
+	// other parts send each other is dropped.
+	for _, dir := range []string{nbrow.ACLDirectionFromLport, nbrow.ACLDirectionToLport} {
+		id := n.ID + "/" + dir
+		if n.AdminDown {
+			r := ovn.Ensure(tx, kindDown, id, &nbrow.ACL{Direction: dir, Match: "1", Action: nbrow.ACLActionDrop, Priority: 32767})
+			results = append(results, r, tx.Hold(ovn.At[nbrow.LogicalSwitch](tx, sw.UUID), "acls", r.UUID))
+		} else if row := ovn.Find[nbrow.ACL](tx, vnet.PartOverlay, kindDown, id); row != nil {
+			results = append(results, tx.Delete(row))
+		}
+	}
 	impact := vnet.ImpactNone
 	if old != nil {
 		impact = vnet.ImpactSome
@@ -69,7 +81,7 @@ func putNetwork(tx *ovn.Tx, n overlay.Network, mtu int) {
 			impact = vnet.ImpactObject
 		}
 		if down != n.AdminDown || old.ExternalIDs[keyMTU] != strconv.Itoa(mtu) {
-			for _, u := range old.Ports { // OVN has no switch that is down, only ports
+			for _, u := range old.Ports {
 				p := ovn.At[nbrow.LogicalSwitchPort](tx, u)
 				if m, ok := ours(tx, p); ok && m.Kind == kindPort {
 					results = append(results, ovn.Ensure(tx, kindPort, m.ID, &nbrow.LogicalSwitchPort{Enabled: new(!n.AdminDown && p.ExternalIDs[keyDown] != "true"),

@@ -72,7 +72,7 @@ func (n *north) plan(t testing.TB, s overlay.State) string {
 func (n *north) text(t testing.TB) string {
 	v := n.view(t)
 	names := map[string]string{}
-	out := table[nbrow.LogicalSwitch](v, names) + table[nbrow.LogicalSwitchPort](v, names)
+	out := table[nbrow.LogicalSwitch](v, names) + table[nbrow.LogicalSwitchPort](v, names) + table[nbrow.ACL](v, names)
 	var lines []string
 	for line := range strings.Lines(out) {
 		head, set, is := strings.Cut(strings.TrimSuffix(line, "\n"), " [")
@@ -223,6 +223,7 @@ func TestDrift(t *testing.T) {
 		`{"op":"mutate","table":"Logical_Switch_Port","where":[["name","==","red/P"]],"mutations":[["addresses","delete","fa:16:3e:aa:00:07 10.1.0.7 2001:db8:1::7"]]}`,
 		`{"op":"update","table":"Logical_Switch_Port","where":[["name","==","red/Q"]],"row":{"enabled":true}}`,
 		`{"op":"update","table":"Logical_Switch_Port","where":[["name","==","red/localnet/E/100"]],"row":{"tag_request":5,"addresses":["set",[]]}}`,
+		`{"op":"update","table":"Logical_Switch","where":[["name","==","red/network/D"]],"row":{"acls":["set",[]]}}`,
 		`{"op":"update","table":"Logical_Switch","where":[["name","==","red/network/F"]],"row":{"ports":["set",[]],"name":"mine"}}`,
 	} {
 		n.Transact(`["OVN_Northbound",` + tx + `]`)
