@@ -14,8 +14,8 @@ import (
 
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/internal/lab"
-	"github.com/vnet-go/vnet/internal/nbrow"
 	"github.com/vnet-go/vnet/overlay"
+	"github.com/vnet-go/vnet/overlay/ovnoverlay"
 	"github.com/vnet-go/vnet/ovn"
 	"github.com/vnet-go/vnet/router"
 	"github.com/vnet-go/vnet/router/ovnrouter"
@@ -64,28 +64,20 @@ func (s *site) host(t testing.TB, physical string) routertest.Host {
 	owner := vnet.Owner(s.l.Owner(fmt.Sprint("o", s.n.Add(1))))
 	c := s.dial(t, owner)
 	p := &pluggers{t: t, s: s, owner: owner, c: c}
+	ob, err := ovnoverlay.New(c, nil)
+	require.NoError(t, err)
 	t.Cleanup(func() {
 		ctx := context.Background()
 		for _, x := range p.on {
-			for _, d := range x.plugged {
-				if err := x.ch.Unplug(ctx, vnet.PartOverlay, d); err != nil {
-					t.Error(err)
-				}
+			if err := x.ch.Cleanup(ctx); err != nil {
+				t.Error(err)
 			}
 			x.ch.Close()
 		}
-		c := s.dial2(t, owner)
+		c, err := ovn.Dial(ctx, owner, strings.Split(s.c.NBEndpoints(), ","), nil) // not all chassis may live
+		require.NoError(t, err)
 		defer c.Close()
-		b, err := ovnrouter.New(c, nil)
-		if err == nil {
-			err = b.Sync(ctx, router.State{}, vnet.SyncOptions{Force: true})
-		}
-		if err == nil {
-			err = (&switches{c: c}).Sync(ctx, overlay.State{}, vnet.SyncOptions{Force: true})
-		}
-		if err != nil {
-			t.Error(err)
-		}
+		require.NoError(t, c.Cleanup(ctx))
 	})
 	reopen := func(t testing.TB) router.Backend {
 		b, err := ovnrouter.New(s.dial(t, owner), nil)
@@ -94,7 +86,7 @@ func (s *site) host(t testing.TB, physical string) routertest.Host {
 	}
 	b, err := ovnrouter.New(c, nil)
 	require.NoError(t, err)
-	return routertest.Host{Overlay: &switches{c: c}, Plugger: p, Router: b, Reopen: reopen,
+	return routertest.Host{Overlay: ob, Plugger: p, In: overlay.Geneve, Router: b, Reopen: reopen,
 		Writes:  func() int { return s.writes() },
 		Out:     overlay.Segment{Type: overlay.Flat, PhysicalNetwork: physical},
 		Station: func(t testing.TB, ns *lab.NS, p overlay.Port) { s.station(t, s.l.Wire(physical), ns, p.MAC) },
@@ -134,12 +126,6 @@ func (s *site) foreign(t testing.TB) func(testing.TB) {
 	return func(t testing.TB) { require.Equal(t, was, look()) }
 }
 
-func (s *site) dial2(t testing.TB, owner vnet.Owner) *ovn.Conn {
-	c, err := ovn.Dial(context.Background(), owner, strings.Split(s.c.NBEndpoints(), ","), nil) // not all chassis may live
-	require.NoError(t, err)
-	return c
-}
-
 // writes is the number that the Northbound gave to the last transaction.
 func (s *site) writes() int {
 	var n int
@@ -171,6 +157,7 @@ type pluggers struct {
 }
 
 type plugger struct {
+	*ovnoverlay.Plugger
 	ch      *ovn.Chassis
 	plugged []string
 }
@@ -180,7 +167,9 @@ func (p *pluggers) Plug(ctx context.Context, a overlay.Attachment) (overlay.Devi
 		for _, hv := range p.s.hv {
 			ch, err := ovn.OpenChassis(ctx, p.owner, hv.Endpoint, &ovn.ChassisOptions{Netns: hv.Path})
 			require.NoError(p.t, err)
-			p.on = append(p.on, &plugger{ch: ch})
+			one, err := ovnoverlay.NewPlugger(p.c, ch)
+			require.NoError(p.t, err)
+			p.on = append(p.on, &plugger{Plugger: one, ch: ch})
 		}
 	}
 	x := p.on[p.n%len(p.on)]
@@ -192,101 +181,14 @@ func (p *pluggers) Plug(ctx context.Context, a overlay.Attachment) (overlay.Devi
 			x = o
 		}
 	}
-	v, err := p.c.View(ctx)
-	require.NoError(p.t, err)
-	port := ovn.Find[nbrow.LogicalSwitchPort](v, vnet.PartOverlay, "port", a.PortID)
-	require.NotNil(p.t, port, a.PortID)
-	d, err := x.ch.Plug(ctx, ovn.Plug{Part: vnet.PartOverlay, PortID: a.PortID, Kind: ovn.DeviceVeth, Name: a.Name, Netns: a.Netns,
-		MAC: vnet.MustParseMAC(strings.Fields(port.Addresses[0])[0])})
-	if err != nil {
-		return overlay.Device{}, err
-	}
 	if !slices.Contains(x.plugged, a.PortID) {
 		x.plugged = append(x.plugged, a.PortID)
 		p.n++
 	}
-	_, err = x.ch.WaitInstalled(ctx, vnet.PartOverlay, a.PortID)
-	return overlay.Device{Name: d.Device}, err
+	return x.Plug(ctx, a)
 }
 
 func (p *pluggers) Unplug(ctx context.Context, portID string) error { return nil }
-
-// switches is the networks and ports that the suite needs.
-type switches struct{ c *ovn.Conn }
-
-func (s *switches) EnsureNetwork(ctx context.Context, n overlay.Network) error {
-	return s.c.Submit(ctx, vnet.PartOverlay, func(tx *ovn.Tx) error { return s.network(tx, n) })
-}
-
-func (s *switches) network(tx *ovn.Tx, n overlay.Network) error {
-	sw := ovn.Ensure(tx, "network", n.ID, &nbrow.LogicalSwitch{Name: s.c.Name("network", n.ID)})
-	for _, dir := range []nbrow.ACLDirection{nbrow.ACLDirectionFromLport, nbrow.ACLDirectionToLport} {
-		id := n.ID + "/" + dir
-		if n.AdminDown {
-			a := ovn.Ensure(tx, "down", id, &nbrow.ACL{Direction: dir, Match: "1", Action: nbrow.ACLActionDrop, Priority: 32767})
-			tx.Hold(ovn.At[nbrow.LogicalSwitch](tx, sw.UUID), "acls", a.UUID)
-		} else {
-			tx.Delete(ovn.Find[nbrow.ACL](tx, vnet.PartOverlay, "down", id))
-		}
-	}
-	if n.Segment.Type == overlay.Flat {
-		l := ovn.Ensure(tx, "localnet", n.ID, &nbrow.LogicalSwitchPort{Name: s.c.Name("localnet", n.ID), Type: "localnet",
-			Addresses: []string{"unknown"}, Options: map[string]string{"network_name": n.Segment.PhysicalNetwork}})
-		tx.Hold(ovn.At[nbrow.LogicalSwitch](tx, sw.UUID), "ports", l.UUID)
-	}
-	return nil
-}
-
-func (s *switches) EnsurePort(ctx context.Context, p overlay.Port) error {
-	return s.c.Submit(ctx, vnet.PartOverlay, func(tx *ovn.Tx) error { return s.port(tx, p) })
-}
-
-func (s *switches) port(tx *ovn.Tx, p overlay.Port) error {
-	addrs := []string{p.MAC.String()}
-	for _, a := range p.FixedIPs {
-		addrs[0] += " " + a.String()
-	}
-	up := !p.AdminDown
-	r := ovn.Ensure(tx, "port", p.ID, &nbrow.LogicalSwitchPort{Name: s.c.PortName(p.ID), Enabled: &up})
-	row := ovn.At[nbrow.LogicalSwitchPort](tx, r.UUID)
-	tx.Hold(ovn.Find[nbrow.LogicalSwitch](tx, vnet.PartOverlay, "network", p.NetworkID), "ports", r.UUID)
-	tx.Members(row, "addresses", addrs, slices.DeleteFunc(slices.Clone(row.Addresses), func(s string) bool { return s == addrs[0] }))
-	return nil
-}
-
-func (s *switches) Sync(ctx context.Context, st overlay.State, o vnet.SyncOptions) error {
-	return s.c.Submit(ctx, vnet.PartOverlay, func(tx *ovn.Tx) error {
-		for _, n := range st.Networks {
-			if err := s.network(tx, n); err != nil {
-				return err
-			}
-		}
-		for _, p := range st.Ports {
-			if err := s.port(tx, p); err != nil {
-				return err
-			}
-		}
-		for m, row := range ovn.Own[nbrow.LogicalSwitchPort](tx, vnet.PartOverlay) {
-			if m.Kind == "port" && !slices.ContainsFunc(st.Ports, func(p overlay.Port) bool { return p.ID == m.ID }) {
-				tx.Delete(row)
-			}
-		}
-		for m, row := range ovn.Own[nbrow.LogicalSwitch](tx, vnet.PartOverlay) {
-			if !slices.ContainsFunc(st.Networks, func(n overlay.Network) bool { return n.ID == m.ID }) {
-				tx.Delete(row)
-			}
-		}
-		return nil
-	})
-}
-
-func (s *switches) DeleteNetwork(context.Context, string) error                  { return nil }
-func (s *switches) DeletePort(context.Context, string) error                     { return nil }
-func (s *switches) Plan(context.Context, overlay.State) (p vnet.Plan, err error) { return p, nil }
-func (s *switches) Health(ctx context.Context) vnet.Health                       { return s.c.Health(ctx) }
-func (s *switches) Features(context.Context) overlay.Features {
-	return overlay.Features{Segments: map[overlay.SegmentType]bool{overlay.Local: true, overlay.Flat: true}, Central: true}
-}
 
 func TestConformance(t *testing.T) {
 	s := newSite(t)

@@ -41,7 +41,7 @@ func newTown(t testing.TB, s *site) *town {
 	require.NoError(t, err)
 	w.fabric, err = overlay.New(w.h.Overlay, nil)
 	require.NoError(t, err)
-	for _, n := range []overlay.Network{{ID: "in", Segment: overlay.Segment{Type: overlay.Local}}, {ID: "out", Segment: w.h.Out}} {
+	for _, n := range []overlay.Network{{ID: "in", Segment: overlay.Segment{Type: overlay.Geneve, ID: 1}}, {ID: "out", Segment: w.h.Out}} {
 		require.NoError(t, w.fabric.EnsureNetwork(t.Context(), n))
 	}
 	w.h.Plugger.(*pluggers).pin = map[string]int{"a": len(s.hv) - 1}

@@ -16,7 +16,6 @@ import (
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/internal/nbrow"
 	"github.com/vnet-go/vnet/internal/ovsdb/ovsdbtest"
-	"github.com/vnet-go/vnet/overlay"
 	"github.com/vnet-go/vnet/ovn"
 	"github.com/vnet-go/vnet/router"
 	"github.com/vnet-go/vnet/router/ovnrouter"
@@ -28,11 +27,16 @@ func north(t testing.TB, o *ovnrouter.Options) (*ovn.Conn, *router.Service) {
 	c, err := ovn.Dial(t.Context(), "owner", []string{s.Endpoint()}, nil)
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
-	sw := &switches{c: c}
-	for _, n := range []overlay.Network{{ID: "N", Segment: overlay.Segment{Type: overlay.Geneve, ID: 7}}, {ID: "M", Segment: overlay.Segment{Type: overlay.Geneve, ID: 8}},
-		{ID: "E", Segment: overlay.Segment{Type: overlay.Flat, PhysicalNetwork: "ext"}}} {
-		require.NoError(t, sw.EnsureNetwork(t.Context(), n))
-	}
+	require.NoError(t, c.Submit(t.Context(), vnet.PartOverlay, func(tx *ovn.Tx) error {
+		for _, id := range []string{"N", "M", "E"} {
+			sw := ovn.Ensure(tx, "network", id, &nbrow.LogicalSwitch{Name: c.Name("network", id)})
+			if id == "E" {
+				l := ovn.Ensure(tx, "localnet", id, &nbrow.LogicalSwitchPort{Name: c.Name("localnet", id), Type: "localnet", Options: map[string]string{"network_name": "ext"}})
+				tx.Hold(ovn.At[nbrow.LogicalSwitch](tx, sw.UUID), "ports", l.UUID)
+			}
+		}
+		return nil
+	}))
 	b, err := ovnrouter.New(c, o)
 	require.NoError(t, err)
 	svc, err := router.New(b, nil)

@@ -283,8 +283,16 @@ func switchOf(v ovn.Reader, network string) *nbrow.LogicalSwitch {
 
 // physicalOf is the physical network that a network is on, or "".
 func physicalOf(v ovn.Reader, network string) string {
-	if p := ovn.Find[nbrow.LogicalSwitchPort](v, vnet.PartOverlay, "localnet", network); p != nil {
-		return p.Options["network_name"]
+	sw := switchOf(v, network)
+	if sw == nil {
+		return ""
+	}
+	// Part overlay names the row for the network, and for the VLAN if there is one.
+	segment := sw.ExternalIDs["vnet:segment"]
+	for _, id := range []string{network, network + "/" + segment[strings.LastIndexByte(segment, ' ')+1:]} {
+		if p := ovn.Find[nbrow.LogicalSwitchPort](v, vnet.PartOverlay, "localnet", id); p != nil {
+			return p.Options["network_name"]
+		}
 	}
 	return ""
 }

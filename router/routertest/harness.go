@@ -3,6 +3,7 @@ package routertest
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -10,6 +11,7 @@ import (
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/internal/lab"
 	"github.com/vnet-go/vnet/overlay"
+	"github.com/vnet-go/vnet/reach/reachtest"
 	"github.com/vnet-go/vnet/router"
 )
 
@@ -54,6 +56,8 @@ type Host struct {
 	Station func(t testing.TB, ns *lab.NS, p overlay.Port)
 	// Out is the segment of network "out". The zero value is a local one.
 	Out overlay.Segment
+	// In is what the other networks are made of. Default: local.
+	In overlay.SegmentType
 	// Lags: packets may go their old way for a moment after a call has returned.
 	Lags bool
 	// Foreign makes things on the platform that look like the backend's but
@@ -117,17 +121,25 @@ func newEnv(t *testing.T, h Host) *env {
 		fabric, err := overlay.New(h.Overlay, nil)
 		require.NoError(t, err)
 		for _, id := range networks {
-			n := overlay.Network{ID: id, Segment: overlay.Segment{Type: overlay.Local}}
-			if id == "out" && h.Out.Type != "" {
-				n.Segment = h.Out
-			}
-			require.NoError(t, fabric.EnsureNetwork(e.ctx, n))
+			require.NoError(t, fabric.EnsureNetwork(e.ctx, overlay.Network{ID: id, Segment: e.segment(id)}))
 		}
 	}
 	return e
 }
 
 var networks = []string{"in", "in2", "out", "other"}
+
+// segment is what a network of the suite is made of.
+func (e *env) segment(id string) overlay.Segment {
+	if e.Out.Type != "" && (id == "out" || id == reachtest.External) {
+		return e.Out
+	}
+	if e.In == "" || e.In == overlay.Local {
+		return overlay.Segment{Type: overlay.Local}
+	}
+	all := append(slices.Clone(networks), reachtest.External, "n0", "n1", "n2", idle)
+	return overlay.Segment{Type: e.In, ID: uint32(1 + slices.Index(all, id))}
+}
 
 func service(t testing.TB, b router.Backend) *router.Service {
 	s, err := router.New(b, nil)

@@ -108,10 +108,7 @@ func (e *env) here(w reach.World) reach.World {
 	index := map[string]byte{}
 	for i := range w.Overlay.Networks {
 		n := &w.Overlay.Networks[i]
-		n.Segment = overlay.Segment{Type: overlay.Local}
-		if n.ID == reachtest.External && e.Out.Type != "" {
-			n.Segment = e.Out
-		}
+		n.Segment = e.segment(n.ID)
 		index[n.ID] = byte(i)
 	}
 	// A machine with the same address on the same network has the same MAC in
@@ -304,11 +301,7 @@ func (a *arena) wire(w reach.World) {
 	s := overlay.State{Networks: slices.Clone(w.Overlay.Networks), Ports: slices.Clone(w.Overlay.Ports)}
 	for _, id := range []string{reachtest.External, "n0", "n1", "n2", idle} {
 		if !slices.ContainsFunc(s.Networks, func(n overlay.Network) bool { return n.ID == id }) {
-			n := overlay.Network{ID: id, Segment: overlay.Segment{Type: overlay.Local}}
-			if id == reachtest.External && a.Out.Type != "" {
-				n.Segment = a.Out
-			}
-			s.Networks = append(s.Networks, n)
+			s.Networks = append(s.Networks, overlay.Network{ID: id, Segment: a.segment(id)})
 		}
 	}
 	for _, x := range w.Stations {
