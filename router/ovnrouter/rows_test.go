@@ -28,9 +28,12 @@ func north(t testing.TB, o *ovnrouter.Options) (*ovn.Conn, *router.Service) {
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
 	require.NoError(t, c.Submit(t.Context(), vnet.PartOverlay, func(tx *ovn.Tx) error {
-		for _, id := range []string{"N", "M", "E"} {
-			sw := ovn.Ensure(tx, "network", id, &nbrow.LogicalSwitch{Name: c.Name("network", id)})
-			if id == "E" {
+		for id, segment := range map[string]string{"N": "geneve 7", "M": "geneve 8", "E": "flat on ext", "V": "vlan on ext 100"} { // as part overlay has it
+			sw := ovn.Ensure(tx, "network", id, &nbrow.LogicalSwitch{Name: c.Name("network", id), ExternalIDs: map[string]string{"vnet:segment": segment}})
+			if strings.Contains(segment, " on ") {
+				if id == "V" {
+					id = "V/100"
+				}
 				l := ovn.Ensure(tx, "localnet", id, &nbrow.LogicalSwitchPort{Name: c.Name("localnet", id), Type: "localnet", Options: map[string]string{"network_name": "ext"}})
 				tx.Hold(ovn.At[nbrow.LogicalSwitch](tx, sw.UUID), "ports", l.UUID)
 			}
@@ -206,6 +209,19 @@ func TestGatewaysWithoutHosts(t *testing.T) {
 	p, err := svc.Plan(t.Context(), router.State{Routers: s.Routers})
 	require.NoError(t, err)
 	require.True(t, p.Empty(), p.String())
+}
+
+func TestInterfacesOnPhysicalNetworks(t *testing.T) {
+	c, svc := north(t, nil)
+	r := example().Routers[0]
+	for _, network := range []string{"N", "V", "E"} {
+		r.Interfaces[0].NetworkID = network
+		for _, g := range []*router.Gateway{nil, example().Routers[0].Gateway} {
+			r.Gateway = g
+			require.NoError(t, svc.EnsureRouter(t.Context(), r))
+			require.Equal(t, network != "N" && g != nil, strings.Contains(text(t, c), "options:reside-on-redirect-chassis=true"), "%s %v", network, g)
+		}
+	}
 }
 
 func TestNetworkThatIsNot(t *testing.T) {
