@@ -3,6 +3,7 @@ package ovndhcp_test
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -43,6 +44,24 @@ func (s *site) settle() {
 	for _, hv := range s.hv {
 		hv.Exec("ovs-appctl", "revalidator/purge")
 	}
+}
+
+// Down to the flows that ovn-northd has made.
+func TestExplainFlows(t *testing.T) {
+	s := newSite(t)
+	i := s.install(t)
+	c, err := ovn.Dial(t.Context(), i.owner, strings.Split(s.c.NBEndpoints(), ","), &ovn.Options{
+		Southbound: strings.Split(s.c.SBEndpoints(), ","), Wait: ovn.WaitNorthd, Timeout: 60 * time.Second})
+	require.NoError(t, err)
+	defer c.Close()
+	b, err := ovndhcp.New(c, nil)
+	require.NoError(t, err)
+	r := dhcp.Reservation{ID: "p1", NetworkID: "net", MAC: vnet.MustParseMAC("02:00:00:00:00:01"), IPs: []netip.Addr{addr("10.0.0.11")}}
+	i.port(t, r)
+	require.NoError(t, b.Sync(t.Context(), dhcp.State{Scopes: []dhcp.Scope{web.Canonical()}, Reservations: []dhcp.Reservation{r}}, vnet.SyncOptions{}))
+	x, err := b.Explain(t.Context(), "reservation", "p1")
+	require.NoError(t, err)
+	require.Contains(t, x.String(), "ls_in_dhcp_options, priority 100: inport == ")
 }
 
 // install is the installation as one owner has it.

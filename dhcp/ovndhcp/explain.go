@@ -2,7 +2,9 @@ package ovndhcp
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/dhcp"
@@ -10,7 +12,8 @@ import (
 	"github.com/vnet-go/vnet/ovn"
 )
 
-// Explain implements [dhcp.Explainer]: down to the rows of the Northbound.
+// Explain implements [dhcp.Explainer]: down to the rows of the Northbound and,
+// of a reservation, the logical flows of the Southbound where the connection has it.
 func (b *Backend) Explain(ctx context.Context, kind, id string) (x vnet.Explanation, err error) {
 	v, err := b.c.View(ctx)
 	if err != nil {
@@ -32,14 +35,28 @@ func (b *Backend) Explain(ctx context.Context, kind, id string) (x vnet.Explanat
 		}
 		x.Text = fmt.Sprintf("reservation %s of %s on network %s", id, r.MAC, r.NetworkID)
 		p := x.Add(fmt.Sprintf("Logical_Switch_Port %s %s, addresses %q", port.UUID, port.Name, port.Addresses))
-		for col, ref := range map[string]*string{"dhcpv4_options": port.Dhcpv4Options, "dhcpv6_options": port.Dhcpv6Options} {
+		for _, v4 := range []bool{true, false} {
+			col, ref := "dhcpv4_options", port.Dhcpv4Options
+			if !v4 {
+				col, ref = "dhcpv6_options", port.Dhcpv6Options
+			}
 			if ref == nil {
 				p.Add(col + ": none, it is not served")
 				continue
 			}
 			if row := ovn.At[nbrow.DHCPOptions](v, *ref); row != nil {
 				m, _ := ovn.MarkOf(row.ExternalIDs)
-				p.Add(fmt.Sprintf("%s: DHCP_Options %s of %s %s, cidr %s", col, row.UUID, m.Kind, m.ID, row.Cidr)).Add(optionText(row.Options))
+				y := p.Add(fmt.Sprintf("%s: DHCP_Options %s of %s %s, cidr %s", col, row.UUID, m.Kind, m.ID, row.Cidr))
+				y.Add(optionText(row.Options))
+				flows, err := b.c.Flows(ctx, row.UUID)
+				if err != nil && !errors.Is(err, vnet.ErrUnsupported) { // without Southbound
+					return x, err
+				}
+				for _, f := range flows {
+					if strings.Contains(f.Match, quote(port.Name)) {
+						y.Add(fmt.Sprintf("Logical_Flow %s, priority %d: %s", f.ExternalIDs["stage-name"], f.Priority, f.Match))
+					}
+				}
 			}
 		}
 	case "network":
