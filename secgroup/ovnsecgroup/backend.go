@@ -189,7 +189,7 @@ func (b *Backend) DeletePort(ctx context.Context, id string) error {
 		if err != nil || old == nil {
 			return err
 		}
-		r := slices.Concat(w.clearPort(row, *old), w.join(row.UUID, old, nil))
+		r := slices.Concat(w.clearPort(row, *old), w.filtered(nil, []string{row.UUID}), w.join(row.UUID, old, nil))
 		w.tell("port", id, r, diffOf(secgroup.DiffPort(old, nil)))
 		return nil
 	})

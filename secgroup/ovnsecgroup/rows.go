@@ -316,8 +316,7 @@ func (w *writer) unknown(row *nbrow.LogicalSwitchPort, was, is bool) ovn.Result 
 // port if it was to be filtered.
 func (w *writer) clearPort(row *nbrow.LogicalSwitchPort, old secgroup.Port) []ovn.Result {
 	w.tx.Guard(row, "external_ids")
-	out := []ovn.Result{ovn.Update(w.tx, row, &nbrow.LogicalSwitchPort{}), w.unknown(row, unknown(old), false)}
-	return append(out, w.filtered(nil, []string{row.UUID})...)
+	return []ovn.Result{ovn.Update(w.tx, row, &nbrow.LogicalSwitchPort{}), w.unknown(row, unknown(old), false)}
 }
 
 // filtered changes who is in the group of all filtered ports, which is there
@@ -597,8 +596,7 @@ func (w *writer) all(s secgroup.State) (existing int, err error) {
 	for _, id := range slices.Sorted(maps.Keys(was)) {
 		o := was[id]
 		row := w.port(id)
-		ovn.Update(w.tx, row, &nbrow.LogicalSwitchPort{})
-		w.unknown(row, unknown(o), false)
+		w.clearPort(row, o)
 		note(&o)
 	}
 	slices.Sort(secured)
