@@ -137,9 +137,6 @@ func (s *site) settle(testing.TB) {
 		hv.Vsctl("--timeout=30", "set", "Open_vSwitch", ".", "external_ids:settled="+fmt.Sprint(s.n.Add(1))) // waits for ovs-vswitchd
 	}
 	s.c.WaitHV()
-	for _, hv := range s.hv {
-		_, _ = hv.Exec("ovs-appctl", "revalidator/wait")
-	}
 }
 
 func TestConformance(t *testing.T) {
