@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -83,6 +84,7 @@ func (f *field) station(network string) *station {
 	s.ns.Sysctl("net/ipv6/conf/default/disable_ipv6", "1")
 	f.h.Plug(f.t, network, s.ns.Path, device, s.mac)
 	s.ns.Up(device)
+	lab.Eventually(f.t, 2*wait, "carrier", func() bool { return strings.Contains(s.ns.IP("-br", "link", "show", "dev", device), " UP ") })
 	s.cap = s.ns.Capture(device)
 	f.t.Cleanup(func() { f.l.Remove(s.ns) })
 	return s
