@@ -646,9 +646,10 @@ var cases4 = []packetCase{
 		lost := 0
 		for range 15 {
 			for _, s := range []*station{calm, away} {
-				at := time.Now()
+				var at time.Time
 				m, ok := message4{}, false
 				for range 3 { // a client asks again; a busy machine loses frames before they are anybody's
+					at = time.Now()
 					xid := s.send4(message4{typ: discover}).xid
 					var answer lab.Frame
 					if answer, ok = s.cap.Find(wait, isReply4(xid)); ok {
