@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -158,6 +159,9 @@ func Packets() []Case {
 			seen := map[string]bool{}
 			for i := 1; i < 64 && len(seen) < 2; i++ {
 				got, err := e.at("b").ask("tcp", fmt.Sprintf("192.168.5.%d:7000", i))
+				if e.Lags && err != nil {
+					continue // its first packet went another way than the next
+				}
 				require.NoError(t, err)
 				seen[got] = true
 			}
@@ -282,6 +286,9 @@ func Packets() []Case {
 				t.Helper()
 				for _, c := range cs {
 					_, err := say(conns[c], quiet)
+					for end := time.Now().Add(patience); e.Lags && err == nil && time.Now().Before(end); {
+						_, err = say(conns[c], quiet)
+					}
 					require.Error(t, err, "%v", c)
 					delete(conns, c)
 				}
@@ -447,6 +454,8 @@ func advertisements(t *testing.T, e *env) {
 				if err != nil {
 					return err
 				}
+				// Package net remembers the index of a zone's name, over all namespaces.
+				ifi.Name = strconv.Itoa(ifi.Index)
 				c, _, err = ndp.Listen(ifi, ndp.LinkLocal)
 				return err
 			})
