@@ -160,6 +160,9 @@ func TestBackendsStandAlone(t *testing.T) {
 				t.Errorf("backend %s imports %s", p.short(), i)
 			}
 		}
+		if p.short() == "metadata/ovnmetadata" { // its agent makes namespaces on the host, and rules in them
+			hands = slices.DeleteFunc(hands, func(h string) bool { return h == "linux" })
+		}
 		if len(hands) > 1 {
 			t.Errorf("backend %s has several handles: %v", p.short(), hands)
 		}

@@ -5,7 +5,8 @@
 //     of a third party even indirectly.
 //   - A backend imports its contract, the contracts that its contract imports,
 //     its one platform handle and internal packages; never another backend or
-//     another handle.
+//     another handle. The agent of metadata/ovnmetadata makes namespaces on its
+//     host and has the linux handle for that.
 //   - A handle (linux, ovn) imports vnet and internal packages, never a contract.
 //   - internal/reach, the judge, imports contracts, never a backend or handle.
 //   - netlink, netns and nftables have one importer each, package internal/rtnl,
