@@ -214,7 +214,11 @@ func (a *Agent) wanted(ctx context.Context) (map[string]metadata.Endpoint, error
 		return nil, err
 	}
 	out := map[string]metadata.Endpoint{}
-	for _, c := range ovn.By[sbrow.Chassis](v, "name", cfg.SystemID) {
+	chassis := ovn.By[sbrow.Chassis](v, "name", cfg.SystemID)
+	if len(chassis) == 0 { // ovn-controller has taken it away, and will put it back, or the Southbound is new
+		return nil, fmt.Errorf("southbound: no chassis %q: %w", cfg.SystemID, vnet.ErrNotReady)
+	}
+	for _, c := range chassis {
 		here := map[string]bool{} // datapaths
 		for p := range ovn.All[sbrow.PortBinding](v) {
 			if p.Type == "" && (p.Chassis != nil && *p.Chassis == c.UUID || slices.Contains(p.AdditionalChassis, c.UUID)) {
@@ -348,16 +352,16 @@ func (a *Agent) make(ctx context.Context, e metadata.Endpoint) (*linux.Namespace
 		return nil, err
 	}
 	p := ovn.Plug{Part: vnet.PartMetadata, PortID: e.PortID, Kind: ovn.DeviceVeth, Name: device, Netns: ns.Path(), MAC: e.MAC}
-	_, err = a.ch.Plug(ctx, p)
-	if errors.Is(err, vnet.ErrConflict) { // the other end is in a namespace that was removed or of another endpoint
-		if err = a.ch.Unplug(ctx, vnet.PartMetadata, e.PortID); err == nil {
-			_, err = a.ch.Plug(ctx, p)
+	in := ns.RTNL()
+	if _, err := in.Link(device); errors.Is(err, vnet.ErrNotFound) {
+		// Or the other end is in a namespace that was removed.
+		if err := a.unplug(ctx, e.PortID); err != nil {
+			return nil, err
 		}
 	}
-	if err != nil {
+	if _, err := a.ch.Plug(ctx, p); err != nil {
 		return nil, err
 	}
-	in := ns.RTNL()
 	if err := in.SetUp(device); err != nil {
 		return nil, err
 	}
@@ -392,6 +396,24 @@ func (a *Agent) make(ctx context.Context, e metadata.Endpoint) (*linux.Namespace
 		}
 	}
 	return ns, nil
+}
+
+// unplug takes a device away that another of the same name follows. A switch
+// that hears of both at once would go on with the one that is gone.
+func (a *Agent) unplug(ctx context.Context, port string) error {
+	plugged, err := a.ch.Plugged(ctx)
+	if err != nil || !slices.ContainsFunc(plugged, func(p ovn.Plugged) bool { return p.Part == vnet.PartMetadata && p.PortID == port }) {
+		return err
+	}
+	if err := a.ch.Unplug(ctx, vnet.PartMetadata, port); err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(time.Second):
+		return nil
+	}
 }
 
 // listen begins to answer.
