@@ -230,6 +230,22 @@ func TestDaemon(t *testing.T) {
 		s.says(a, v4, hostname, "a.example.org")
 		s.stands(0, "ep-a", "ep-b")
 	})
+	t.Run("ovn-controller leaves and comes back", func(t *testing.T) {
+		s.hv[0].Leave()
+		s.healthy(0, 503)
+		assert.Equal(t, []string{"ep-a", "ep-b"}, s.spaces(0))
+		s.hv[0].OVNController.Start()
+		s.healthy(0, 200)
+		s.says(a, v4, hostname, "a.example.org")
+		s.says(b, v4, hostname, "b.example.org")
+	})
+	t.Run("ovs-vswitchd killed and started anew", func(t *testing.T) {
+		s.hv[0].Vswitchd.Kill()
+		s.hv[0].Vswitchd.Restart()
+		s.says(a, v4, hostname, "a.example.org")
+		s.says(b, v4, hostname, "b.example.org")
+		s.healthy(0, 200)
+	})
 	t.Run("killed and started anew", func(t *testing.T) {
 		before := s.interfaces(0, "metadata")
 		require.Len(t, before, 2)
