@@ -86,7 +86,8 @@ type Option struct {
 	Data []byte `json:"data"`
 }
 
-// Reservation binds a client to addresses: the application owns leases.
+// Reservation binds a client to addresses: the application owns leases. A
+// platform may want the overlay's port of the client first (Features.Central).
 type Reservation struct {
 	ID        string       `json:"id"` // usually the port's id
 	NetworkID string       `json:"network_id"`
