@@ -132,12 +132,12 @@ func run(ctx context.Context, c config, log *slog.Logger) (err error) {
 	defer func() { err = errors.Join(err, conn.Close()) }()
 	ch, err := ovn.OpenChassis(ctx, vnet.Owner(c.owner), c.vswitch, &ovn.ChassisOptions{Netns: c.netns, TLS: tc, Logger: log})
 	if err != nil {
-		return fmt.Errorf("Open vSwitch of this host: %w", err)
+		return fmt.Errorf("this host's Open vSwitch: %w", err)
 	}
 	defer func() { err = errors.Join(err, ch.Close()) }()
 	cfg, err := ch.Config(ctx)
 	if err != nil {
-		return fmt.Errorf("Open vSwitch of this host: %w", err)
+		return fmt.Errorf("this host's Open vSwitch: %w", err)
 	}
 	host, err := linux.Open(ctx, vnet.Owner(c.owner), &linux.Options{Name: cfg.SystemID, Netns: c.netns, NetnsDir: c.netnsDir, Logger: log})
 	if err != nil {
