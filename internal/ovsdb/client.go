@@ -250,7 +250,10 @@ func (c *Client) changed(tables map[string]bool) {
 	close(c.news)
 	c.news = make(chan struct{})
 	for w := range c.watchers {
-		hit := tables == nil || len(w.tables) == 0
+		hit := len(w.tables) == 0
+		if tables == nil { // all of them
+			hit = true
+		}
 		for t := range tables {
 			hit = hit || w.tables[t]
 		}

@@ -138,16 +138,17 @@ func (b *Backend) explainGateway(v *ovn.View, x *vnet.Explanation, lr *nbrow.Log
 
 // boundText says where the Southbound has a port.
 func boundText(v *ovn.View, port string) string {
-	for _, pb := range ovn.By[sbrow.PortBinding](v, "logical_port", port) {
-		where := "no chassis"
-		if pb.Chassis != nil {
-			if c := ovn.At[sbrow.Chassis](v, *pb.Chassis); c != nil {
-				where = fmt.Sprintf("chassis %s (%s)", c.Name, c.Hostname)
-			}
-		}
-		return fmt.Sprintf("Southbound Port_Binding %s: on %s", port, where)
+	rows := ovn.By[sbrow.PortBinding](v, "logical_port", port) // one at the most: it is an index
+	if len(rows) == 0 {
+		return "Southbound Port_Binding " + port + ": none yet"
 	}
-	return "Southbound Port_Binding " + port + ": none yet"
+	where := "no chassis"
+	if rows[0].Chassis != nil {
+		if c := ovn.At[sbrow.Chassis](v, *rows[0].Chassis); c != nil {
+			where = fmt.Sprintf("chassis %s (%s)", c.Name, c.Hostname)
+		}
+	}
+	return fmt.Sprintf("Southbound Port_Binding %s: on %s", port, where)
 }
 
 func routerText(lr *nbrow.LogicalRouter) string {
