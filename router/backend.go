@@ -68,7 +68,8 @@ const (
 	// address; whoever calls itself so, the gateway's first IPv4 address. All
 	// machines on the router's internal networks are forwarded, also those that
 	// use another router, and these networks pass no answers that come another
-	// way than the question.
+	// way than the question. A floating IP of a machine that ports are forwarded
+	// to is not reached by others behind the router on the ports they lead to.
 	LimitForwardHairpin Limit = "forward-hairpin"
 	// What goes to a floating IP from inside, and its answers, pass the router
 	// twice: their TTL is lowered by two.
