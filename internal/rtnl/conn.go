@@ -31,6 +31,7 @@ type Conn struct {
 	h      *netlink.Handle
 	socks  map[int]*nl.SocketHandle // of requests that the library has no call for
 	closed bool
+	users  sync.WaitGroup // of h and socks
 }
 
 // Open returns a connection in the namespace. Its sockets are opened when first
@@ -40,11 +41,14 @@ func Open(ns Namespace) *Conn { return &Conn{ns: ns} }
 // answerTimeout bounds the wait for an answer of the kernel, in seconds.
 const answerTimeout = 60
 
-// Close closes it.
+// Close closes it, when what is under way has ended.
 func (c *Conn) Close() error {
 	c.mu.Lock()
+	c.closed = true // nobody comes any more
+	c.mu.Unlock()
+	c.users.Wait()
+	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.closed = true
 	if c.h != nil {
 		c.h.Close()
 		for _, s := range c.socks {
@@ -58,8 +62,8 @@ func (c *Conn) Close() error {
 // Writes is the number of requests sent that change something.
 func (c *Conn) Writes() uint64 { return c.writes.Load() }
 
-// sockets opens what is needed once. Netlink sockets stay in the namespace
-// they were opened in, whichever thread uses them.
+// sockets opens what is needed once, and lends it until users.Done. Netlink sockets stay in the namespace they were opened in, whichever
+// thread uses them.
 func (c *Conn) sockets() (*netlink.Handle, map[int]*nl.SocketHandle, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -67,6 +71,7 @@ func (c *Conn) sockets() (*netlink.Handle, map[int]*nl.SocketHandle, error) {
 		return nil, nil, fmt.Errorf("rtnetlink: %w", os.ErrClosed)
 	}
 	if c.h != nil {
+		c.users.Add(1)
 		return c.h, c.socks, nil
 	}
 	err := c.ns.Do(func() error {
@@ -100,6 +105,7 @@ func (c *Conn) sockets() (*netlink.Handle, map[int]*nl.SocketHandle, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("rtnetlink: %w", err)
 	}
+	c.users.Add(1)
 	return c.h, c.socks, nil
 }
 
@@ -110,6 +116,7 @@ func (c *Conn) read(f func(h *netlink.Handle) error) error {
 	if err != nil {
 		return err
 	}
+	defer c.users.Done()
 	return retry(func() error { return f(h) })
 }
 
@@ -132,6 +139,7 @@ func (c *Conn) write(f func(h *netlink.Handle) error) error {
 	if err != nil {
 		return err
 	}
+	defer c.users.Done()
 	c.writes.Add(1)
 	return f(h)
 }
@@ -143,6 +151,7 @@ func (c *Conn) request(proto, typ, flags int, want uint16, body ...nl.NetlinkReq
 	if err != nil {
 		return nil, err
 	}
+	defer c.users.Done()
 	var out [][]byte
 	err = retry(func() error {
 		out = nil
@@ -164,6 +173,7 @@ func (c *Conn) change(proto, typ, flags int, body ...nl.NetlinkRequestData) erro
 	if err != nil {
 		return err
 	}
+	defer c.users.Done()
 	req := nl.NewNetlinkRequest(typ, flags|unix.NLM_F_ACK)
 	req.Sockets = socks
 	for _, b := range body {

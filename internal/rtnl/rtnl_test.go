@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -425,4 +426,29 @@ func TestClosed(t *testing.T) {
 	_, err := c.Links()
 	require.Error(t, err)
 	require.False(t, errors.Is(err, vnet.ErrNotFound))
+}
+
+// Close waits for what is under way; what comes after is refused.
+func TestCloseWhileInUse(t *testing.T) {
+	l := lab.New(t)
+	ns, err := netns.Open(l.NS("a").Path)
+	require.NoError(t, err)
+	defer ns.Close()
+	for range 20 {
+		c := rtnl.Open(ns)
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				for {
+					if _, err := c.Links(); err != nil {
+						require.ErrorIs(t, err, os.ErrClosed)
+						return
+					}
+				}
+			})
+		}
+		time.Sleep(time.Millisecond)
+		c.Close()
+		wg.Wait()
+	}
 }
