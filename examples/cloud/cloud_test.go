@@ -396,6 +396,11 @@ func TestShippedCloudOnOVN(t *testing.T) {
 		assert.False(t, now.seen(t, "db1", "icmp", "10.0.0.11", 0).OK)
 		assert.Equal(t, "app2", now.seen(t, "office", "tcp", "203.0.113.104", 8081).Who)
 		assert.Empty(t, c.plan().Changes)
+		vswitch := c.machine().OVN("h2").Vswitch
+		lab.Eventually(t, 20*time.Second, "the device of the server that has gone is unplugged", func() bool {
+			out, err := exec.Command("ovs-vsctl", "--db="+vswitch, "--bare", "--columns=external_ids", "list", "Interface").Output()
+			return err == nil && strings.Contains(string(out), "vault3-closed") && !strings.Contains(string(out), "vault2-closed")
+		})
 	})
 }
 

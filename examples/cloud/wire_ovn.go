@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/vnet-go/vnet/dhcp"
@@ -92,7 +93,18 @@ func wireChassis(ctx context.Context, o SiteOptions) (_ *Subsystems, err error) 
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, err
 	}
-	s.Serve = a.Serve
+	s.Serve = func(ctx context.Context) error {
+		var wg sync.WaitGroup
+		var err1, err2 error
+		ctx, cancel := context.WithCancel(ctx)
+		wg.Go(func() { defer cancel(); err1 = a.Serve(ctx) })
+		wg.Go(func() {
+			defer cancel()
+			err2 = p.Serve(ctx, &ovnoverlay.ServeOptions{Grace: 3 * time.Second, Logger: o.Log})
+		})
+		wg.Wait()
+		return errors.Join(err1, err2)
+	}
 	s.Overlay, err = overlay.New(b, &overlay.Options{Plugger: p})
 	return s, err
 }
