@@ -375,6 +375,8 @@ func TestShippedCloudOnOVN(t *testing.T) {
 		out := c.must(append([]string{"explain"}, what...)...)
 		assert.Greater(t, strings.Count(out, "\n"), 1, "%v: %s", what, out)
 	}
+	assert.Contains(t, c.must("explain", "packet", "web1", "db1", "tcp", "5432"), `output to "`+c.name+`/db1-red"`, "by ovn-trace")
+	assert.NotContains(t, c.must("explain", "packet", "web1", "db1", "tcp", "22"), "output to")
 	t.Run("another backend in its place", func(t *testing.T) {
 		c.backend = topology.Linux
 		_, err := c.run("up", "-f", c.file)

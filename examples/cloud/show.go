@@ -319,6 +319,15 @@ func (c *cli) explainPacket(ctx context.Context, m *machine.Machine, t *topology
 		}
 		kernel = append(kernel, x)
 	}
+	if t.Backend == topology.OVN {
+		x, err := trace(ctx, m, t, a[0], p)
+		if err != nil {
+			return err
+		}
+		if x != nil {
+			kernel = append(kernel, *x)
+		}
+	}
 	if c.json {
 		return c.printJSON(map[string]any{"model": e, "hosts": kernel})
 	}
