@@ -91,7 +91,7 @@ func runPackets(t *testing.T, w *world) {
 // portable leaves out what the platform is known to do otherwise.
 func (w *world) portable(probes []probe) []probe {
 	return slices.DeleteFunc(slices.Clone(probes), func(p probe) bool {
-		return w.limit.RouterAdvertisements && p.frame.Proto == lab.ICMPv6 && p.frame.ICMPType == 134 || w.limit.OwnAddressesOnly && p.name == "to an address not its own"
+		return w.limit.RouterAdvertisements && p.frame.Proto == lab.ICMPv6 && (p.frame.ICMPType == 134 || p.frame.ICMPType == 130) || w.limit.OwnAddressesOnly && p.name == "to an address not its own"
 	})
 }
 
