@@ -295,11 +295,12 @@ func (d *drawing) secured() {
 				}
 			}
 			if d.one(3, "pair") {
-				if d.want.Shared && d.one(2, "holds") && !d.held(p.NetworkID, v4(0, 100)) {
+				holds := d.want.Shared && d.one(2, "holds") && !d.held(p.NetworkID, v4(0, 100))
+				if holds {
 					d.w.Holders = append(d.w.Holders, reach.Holder{NetworkID: p.NetworkID, IP: v4(0, 100), PortID: p.ID})
 				}
 				q := secgroup.AddressPair{Prefix: netip.PrefixFrom(v4(0, 100), 31)}
-				if d.one(2, "pair MAC") {
+				if !holds && d.one(2, "pair MAC") { // who holds answers with its own
 					q.MAC = vnet.MAC{2, 0, 0, 0, 1, byte(i)}
 				}
 				s.AllowedPairs = append(s.AllowedPairs, q)
