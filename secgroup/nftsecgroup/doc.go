@@ -46,6 +46,11 @@
 // port no connection is open, and replies need a rule. With both bits clear
 // an established connection passes at the first rule of the base chain.
 //
+// What a zone does not tell is which port a packet came from: when a packet of
+// a port's address comes back to its network by way of routers, or was sent in
+// its name by a port without security, the straight answer to it is let into
+// the port on that host, although the port itself has not called.
+//
 // When something is removed or narrowed, the connections of the networks
 // concerned are read once after the transaction, and those are deleted whose
 // first packet the rules that stand now would not allow. The sysctl

@@ -25,7 +25,7 @@ const (
 
 // version is of what this file draws and what record.go writes; another one
 // found in the kernel is drawn anew by the next transaction.
-const version uint32 = 1
+const version uint32 = 2
 
 // prefix begins the names of all our chains and sets: the tables are shared
 // with the handle and other parts.
@@ -336,8 +336,13 @@ func (l layout) profile(d secgroup.Direction, groups []string, b *book.Book) nft
 		add(nft.CtDirection.Eq(uint8(0)), nft.CtMark.None(mine), nft.CtState.Any(open), nft.Accept())
 		add(nft.CtDirection.Eq(uint8(1)), nft.CtMark.None(other), nft.CtState.Any(open), nft.Accept())
 		// What is left is of connections that are none for this port: a segment
-		// in the middle of a stream opens none, a datagram may.
+		// in the middle of a stream opens none, nor does the answer to an ICMP query
+		// or an ICMP error; a datagram may.
 		add(nft.L4Proto.Eq(nft.ProtoTCP), nft.CtState.Any(open), nft.Drop())
+		for _, icmp := range []uint8{nft.ProtoICMP, nft.ProtoICMPv6} {
+			add(nft.L4Proto.Eq(icmp), nft.CtState.Any(nft.StateRelated), nft.Drop())
+			add(nft.L4Proto.Eq(icmp), nft.CtState.Any(nft.StateEstablished), nft.CtDirection.Eq(uint8(1)), nft.Drop())
+		}
 	}
 	if len(stateful) > 0 {
 		add(nft.CtState.Any(nft.StateInvalid), nft.Drop())
