@@ -10,6 +10,10 @@
 // device on the bridge with an alternative name by which other subsystems
 // find it.
 //
+// A tunnelled network that floods broadcasts and no multicasts has ARP and ND
+// of remote ports answered by the bridge, as one that floods neither has;
+// gratuitous ARP does not cross there, other broadcasts do.
+//
 // All facts are the kernel's. Only what it has no place for is kept in the
 // process: which network an unplugged port is on, and the ids of remote ports.
 // After a restart Sync (or Ensure) tells those again; it writes nothing when

@@ -52,11 +52,13 @@ func portSysctls(dev string, mtu int) []sysctl.KV {
 // port flags of the tunnel device, from what the network wants flooded.
 func tunnelPort(f overlay.Flooding) rtnl.Port {
 	return rtnl.Port{
-		Flood:         f.UnknownUnicast,
-		BcastFlood:    f.Broadcast,
-		McastFlood:    !f.NoMulticast,
-		Learning:      f.UnknownUnicast || f.Broadcast,
-		NeighSuppress: !f.Broadcast,
+		Flood:      f.UnknownUnicast,
+		BcastFlood: f.Broadcast,
+		McastFlood: !f.NoMulticast,
+		Learning:   f.UnknownUnicast || f.Broadcast,
+		// The bridge answers ARP and ND, or neither. Where broadcasts cross machines
+		// answer ARP themselves, but ND only where multicasts cross too.
+		NeighSuppress: !f.Broadcast || f.NoMulticast,
 	}
 }
 
