@@ -262,6 +262,9 @@ type endings struct {
 	pairs map[[2]netip.Addr]bool // of floating and fixed IP
 	addrs map[netip.Addr]bool    // addresses that sources were translated to
 	ports map[portEnd]bool
+	// fresh are addresses that get a meaning: who called them before, when they
+	// were nobody's, would go on untranslated, and the router answer for itself.
+	fresh map[netip.Addr]bool
 }
 
 type portEnd struct {
@@ -271,7 +274,20 @@ type portEnd struct {
 }
 
 func newEndings() *endings {
-	return &endings{map[[2]netip.Addr]bool{}, map[netip.Addr]bool{}, map[portEnd]bool{}}
+	return &endings{map[[2]netip.Addr]bool{}, map[netip.Addr]bool{}, map[portEnd]bool{}, map[netip.Addr]bool{}}
+}
+
+// begin ends what was asked of fresh addresses, once: after the translations
+// stand, and before the first of the addresses does.
+func (e *endings) begin(ctx context.Context, ns *linux.Namespace) error {
+	if len(e.fresh) == 0 {
+		return nil
+	}
+	_, err := ns.DeleteConntrack(ctx, func(f rtnl.Flow) bool { return f.Orig.Dst == f.Reply.Src && e.fresh[f.Orig.Dst] })
+	if err == nil {
+		e.fresh = nil
+	}
+	return err
 }
 
 func (e *endings) match(f rtnl.Flow) bool {
@@ -400,7 +416,7 @@ func (b *Backend) fipSteps(r router.Router, old, now *router.FloatingIP, want *n
 		return nil
 	}})
 	if now != nil {
-		b.externalSteps(w, ns, r, now.FloatingIP)
+		b.externalSteps(w, ns, r, now.FloatingIP, end)
 	}
 	if old != nil && !renamed {
 		b.leaveSteps(w, ns, r, old.FloatingIP, want)
@@ -410,14 +426,18 @@ func (b *Backend) fipSteps(r router.Router, old, now *router.FloatingIP, want *n
 }
 
 // externalSteps puts an external address on the gateway device and announces it.
-func (b *Backend) externalSteps(w *work, ns *linux.Namespace, r router.Router, a netip.Addr) {
+func (b *Backend) externalSteps(w *work, ns *linux.Namespace, r router.Router, a netip.Addr, end *endings) {
 	g := r.Gateway
 	if g == nil || slices.ContainsFunc(g.Addresses, func(p netip.Prefix) bool { return p.Addr() == a }) {
 		return
 	}
 	dev, mac := b.inner(g.PortID), g.MAC
 	// After the translation stands, or the router would answer for itself.
-	w.step(linux.Disconnect, func(context.Context) error {
+	end.fresh[a] = true
+	w.step(linux.Disconnect, func(ctx context.Context) error {
+		if err := end.begin(ctx, ns); err != nil {
+			return err
+		}
 		if err := ns.RTNL().AddAddr(dev, rtnl.Addr{Prefix: netip.PrefixFrom(a, 32)}); err != nil {
 			return err
 		}
@@ -432,7 +452,8 @@ func (b *Backend) leaveSteps(w *work, ns *linux.Namespace, r router.Router, a ne
 		return
 	}
 	dev := b.inner(r.Gateway.PortID)
-	w.step(linux.Disconnect, func(context.Context) error { return ns.RTNL().DelAddr(dev, netip.PrefixFrom(a, 32)) })
+	// Before the translation goes, or the router would answer for itself.
+	w.step(linux.Connect, func(context.Context) error { return ns.RTNL().DelAddr(dev, netip.PrefixFrom(a, 32)) })
 }
 
 // forwardSteps takes a port forward from old to now; either may be nil.
@@ -470,7 +491,11 @@ func (b *Backend) forwardSteps(r router.Router, old, now *router.PortForward, wa
 		return nil
 	}})
 	if now != nil {
-		b.externalSteps(w, ns, r, now.ExternalIP)
+		for _, e := range forwardElements(*now) {
+			ext := e.Key[0].(netip.Addr)
+			end.ports[portEnd{ext, ext, e.Key[1].(uint8), e.Key[2].(uint16)}] = true // as with fresh addresses
+		}
+		b.externalSteps(w, ns, r, now.ExternalIP, end)
 	}
 	if old != nil {
 		b.leaveSteps(w, ns, r, old.ExternalIP, want)
