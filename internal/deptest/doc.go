@@ -11,8 +11,11 @@
 //   - internal/reach, the judge, imports contracts, never a backend or handle.
 //   - netlink, netns and nftables have one importer each, package internal/rtnl,
 //     internal/netns and internal/nft; the DHCP codec is in dhcp/dhcpwire.
-//   - testify and rapid are in tests and in packages named *test; so is
-//     internal/lab.
+//   - internal/whole, the suite of whole clouds, imports contracts and the judge,
+//     because it is about several subsystems at once and is no subsystem's own
+//     suite; like those, it gets its backends from its callers.
+//   - testify and rapid are in tests, in packages named *test, and in
+//     internal/lab and internal/whole, which only tests import.
 //   - No library package runs programs: os/exec is for tests, internal/lab and
 //     the examples, which are a module of their own.
 //   - No package has an init function or is a dot import's source.
