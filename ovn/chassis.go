@@ -149,7 +149,7 @@ func vswitchSpec() (ovsdb.Spec, error) {
 		Sentinel: "Open_vSwitch",
 		Index:    map[string][]string{"Bridge": {"name"}, "Port": {"name"}, "Interface": {"name"}},
 		Only: map[string][]string{
-			"Open_vSwitch": {"bridges", "external_ids", "other_config", "ovs_version", "iface_types", "datapath_types"},
+			"Open_vSwitch": {"bridges", "external_ids", "other_config", "ovs_version", "iface_types", "datapath_types", "next_cfg", "cur_cfg"},
 			"Bridge":       {"name", "ports", "datapath_type", "external_ids", "fail_mode"},
 			"Port":         {"name", "interfaces", "external_ids", "other_config"},
 			"Interface":    {"name", "type", "options", "external_ids", "ofport", "error", "mtu", "mtu_request", "mac_in_use", "link_state"},
@@ -287,6 +287,9 @@ func (c *Chassis) Plug(ctx context.Context, p Plug) (Plugged, error) {
 	if err := c.conflict(s.Begin(), p, dev); err != nil {
 		return Plugged{}, err
 	}
+	if err := c.retire(ctx, s, p, dev); err != nil {
+		return Plugged{}, err
+	}
 	made, err := c.makeDevice(p, dev)
 	if err != nil {
 		return Plugged{}, err
@@ -299,6 +302,46 @@ func (c *Chassis) Plug(ctx context.Context, p Plug) (Plugged, error) {
 		return Plugged{}, err
 	}
 	return c.plugged(c.db.State(), p.Part, p.PortID)
+}
+
+// retire takes out an interface whose device has gone, and waits until the
+// switch has let go of it: one made anew under the same name, while the rows
+// stand, may stay without a socket for ever.
+func (c *Chassis) retire(ctx context.Context, s *ovsdb.State, p Plug, dev string) error {
+	if p.Kind == DeviceExisting {
+		return nil
+	}
+	if _, err := c.plugged(s, p.Part, p.PortID); errors.Is(err, vnet.ErrNotFound) {
+		return nil
+	}
+	if _, err := c.rt.Link(dev); !errors.Is(err, vnet.ErrNotFound) {
+		return err
+	}
+	m := Mark{c.owner, p.Part, "port", p.PortID}
+	next := 0
+	_, err := c.db.Commit(ctx, func(x *ovsdb.Tx) error {
+		errs := []error{x.Delete("Port", m.uuid("Port")), x.Delete("Interface", m.uuid("Interface"))}
+		for _, r := range x.All("Open_vSwitch") {
+			now := *r.(*vswitchrow.OpenvSwitch)
+			now.NextCfg++
+			next = now.NextCfg
+			errs = append(errs, x.Put(&now))
+		}
+		return errors.Join(errs...)
+	}, nil)
+	if err != nil {
+		return err
+	}
+	err = c.db.Wait(ctx, func(s *ovsdb.State) bool {
+		for _, r := range s.All("Open_vSwitch") {
+			return r.(*vswitchrow.OpenvSwitch).CurCfg >= next
+		}
+		return false
+	})
+	if err != nil {
+		return fmt.Errorf("ovs-vswitchd has not let go of device %s: %w: %w", dev, vnet.ErrNotReady, err)
+	}
+	return nil
 }
 
 // ifaceID is what ovn-controller looks for.

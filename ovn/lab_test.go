@@ -101,6 +101,17 @@ func TestOnChassis(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, a.Ping("10.0.0.2", 3))
 	}
+	// The same when the device has gone from under the switch.
+	for range 5 {
+		a.IP("link", "del", "dev", "eth0")
+		_, err = ch.Plug(t.Context(), ovn.Plug{Part: vnet.PartOverlay, PortID: "a", Kind: ovn.DeviceVeth, Netns: a.Path, MAC: vnet.MAC{2, 0, 0, 0, 0, 1}, MTU: 1442})
+		require.NoError(t, err)
+		a.Addr("eth0", "10.0.0.1/24")
+		a.Up("eth0")
+		_, err = ch.WaitInstalled(t.Context(), vnet.PartOverlay, "a")
+		require.NoError(t, err)
+		require.NoError(t, a.Ping("10.0.0.2", 3))
+	}
 	// And on another host.
 	require.NoError(t, ch.Unplug(t.Context(), vnet.PartOverlay, "a"))
 	ch2, err := ovn.OpenChassis(t.Context(), "red", hv[1].Endpoint, &ovn.ChassisOptions{Netns: hv[1].NS.Path})
