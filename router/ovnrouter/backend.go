@@ -65,7 +65,7 @@ func New(t ovn.Target, o *Options) (*Backend, error) {
 // Features implements [router.Backend].
 func (b *Backend) Features(context.Context) router.Features {
 	return router.Features{RA: true, PortForward: true, IPv6: true, Distributed: true, ExtraRoutes: true, SharedGateIP: true,
-		Limits: []router.Limit{router.LimitRoutedIn, router.LimitForwardHairpin, router.LimitHairpinTTL, router.LimitMovedConnections, router.LimitPicksUp, router.LimitSilentPorts,
+		Limits: []router.Limit{router.LimitRoutedIn, router.LimitForwardHairpin, router.LimitHairpinTTL, router.LimitMovedConnections, router.LimitPicksUp, router.LimitBusyForwards, router.LimitSilentPorts,
 			router.LimitAnnounceIPv6, router.LimitAdvertisedLifetime}}
 }
 

@@ -59,6 +59,8 @@
 //     from, or flush conntrack on the chassis of the gateway and of the port.
 //   - [router.LimitPicksUp]: the same table takes up connections in the middle;
 //     that is also why they survive the failure of a gateway.
+//   - [router.LimitBusyForwards]: ovn-controller flushes the connections of a
+//     balancer (ct_flush) before the flows are gone that would make them anew.
 //   - [router.LimitSilentPorts]: northd.c builds resets and unreachables only for
 //     routers without gateway.
 //   - [router.LimitAnnounceIPv6]: pinctrl.c send_garp_rarp knows ARP only.
