@@ -385,7 +385,7 @@ func TestShippedCloudOnOVN(t *testing.T) {
 	})
 	t.Run("daemons and the agent killed", func(t *testing.T) {
 		m := c.machine()
-		require.NoError(t, errors.Join(m.Kill("agent"), m.Kill("ovn h1 vswitchd"), m.Kill("ovn h2 controller"), m.Kill("ovn _central northd")))
+		require.NoError(t, errors.Join(m.Kill("agent"), m.Kill("ovs h1 vswitchd"), m.Kill("ovs h2 controller"), m.Kill("ovs _central northd")))
 		assert.Empty(t, c.up().Plan.Changes, "all of it is in the databases")
 	})
 	t.Run("a changed file is applied", func(t *testing.T) {

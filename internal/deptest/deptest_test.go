@@ -20,7 +20,7 @@ const module = "github.com/vnet-go/vnet"
 var contracts = []string{"overlay", "router", "dhcp", "metadata", "secgroup"}
 
 // handles are the platforms.
-var handles = []string{"linux", "ovn"}
+var handles = []string{"linux", "ovn", "ovs"}
 
 // pkg is what `go list` says of a package.
 type pkg struct {
@@ -160,7 +160,7 @@ func TestBackendsStandAlone(t *testing.T) {
 				t.Errorf("backend %s imports %s", p.short(), i)
 			}
 		}
-		if p.short() == "metadata/ovnmetadata" { // its agent makes namespaces on the host, and rules in them
+		if p.short() == "metadata/ovnmetadata" || p.short() == "metadata/ovsmetadata" { // these make a namespace on the host, and rules in it
 			hands = slices.DeleteFunc(hands, func(h string) bool { return h == "linux" })
 		}
 		if len(hands) > 1 {

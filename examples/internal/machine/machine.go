@@ -79,7 +79,7 @@ func (m *Machine) want(c *topology.Cloud) want {
 	for _, h := range c.Hosts {
 		w.ns = append(w.ns, m.HostNS(h.Name))
 		under := wire{bridge: m.underlayNS(), port: "h-" + short(h.Name), ns: m.HostNS(h.Name), dev: UnderlayDevice, mtu: c.UnderlayMTU}
-		if c.Backend != topology.OVN { // there a bridge has it
+		if c.Backend != topology.OVN && c.Backend != topology.OVS { // there a bridge has it
 			under.addr = netip.PrefixFrom(h.LocalIP, c.Underlay.Bits())
 		}
 		w.wires = append(w.wires, under)
@@ -309,10 +309,11 @@ func (m *Machine) Remove(hosts []string) error {
 // HasHost reports whether a host's namespace stands.
 func (m *Machine) HasHost(host string) bool { return exists(m.HostNS(host)) }
 
-// RemoveHost removes a host's namespace and those that backends made on it.
+// RemoveHost ends a host's daemons, and removes its namespace and those that
+// backends made on it.
 func (m *Machine) RemoveHost(host string) error {
 	names, err := listNS(m.Name + "." + host + ".")
-	errs := []error{err, deleteNS(m.HostNS(host))}
+	errs := []error{err, m.endDaemons(host), deleteNS(m.HostNS(host))}
 	for _, name := range names {
 		errs = append(errs, deleteNS(filepath.Join(NetnsDir, name)))
 	}

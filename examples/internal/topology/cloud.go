@@ -17,6 +17,7 @@ import (
 const (
 	Linux = "linux" // backends on every host; VXLAN, metadata through routers
 	OVN   = "ovn"   // one backend for all hosts; Geneve, metadata on every network
+	OVS   = "ovs"   // backends on every host; Geneve, metadata on every network
 )
 
 // Backends are the values of Cloud.Backend.

@@ -278,10 +278,10 @@ func (b *builder) hostOr(name, path string) string {
 
 // tunnel is how a network without a type crosses the underlay.
 func (b *builder) tunnel() overlay.SegmentType {
-	if b.c.Backend == OVN {
-		return overlay.Geneve
+	if b.c.Backend == Linux {
+		return overlay.VXLAN
 	}
-	return overlay.VXLAN
+	return overlay.Geneve
 }
 
 // overhead is what a tunnel takes of the underlay's MTU; OVN puts 8 bytes of
@@ -750,11 +750,11 @@ func (b *builder) reserve() {
 			if s.dhcp() && s.v4() {
 				s.dhcpIP = b.first(s, s.path)
 			}
-			if s.dhcp() && (!s.gateway.IsValid() || s.routerIf != s.gateway || b.c.Backend == OVN) {
+			if s.dhcp() && (!s.gateway.IsValid() || s.routerIf != s.gateway || b.c.Backend != Linux) {
 				own = true
 			}
 		}
-		if len(n.routers) > 0 && b.c.Backend != OVN || !own || n.External {
+		if len(n.routers) > 0 && b.c.Backend == Linux || !own || n.External {
 			continue
 		}
 		e := &metadata.Endpoint{ID: "metadata-" + n.Name, NetworkID: n.Name, PortID: "metadata-" + n.Name, MAC: b.mac("metadata-" + n.Name)}
@@ -945,7 +945,7 @@ func (b *builder) makeRouters() {
 			cabled(n)
 			id := r.Name + "-" + g.Network
 			gw := &router.Gateway{PortID: id, NetworkID: g.Network, MAC: b.mac(id), DisableSNAT: g.EnableSNAT != nil && !*g.EnableSNAT, MTU: n.mtu}
-			if b.c.Backend == OVN {
+			if b.c.Backend != Linux {
 				gw.Hosts = b.gatewayHosts(rt.Host, n)
 			}
 			have := map[string]bool{}
@@ -991,7 +991,7 @@ func (b *builder) makeRouters() {
 			}
 		}
 		b.c.All.Router.Routers = append(b.c.All.Router.Routers, rt)
-		if b.c.Backend == OVN {
+		if b.c.Backend != Linux {
 			continue
 		}
 		b.c.All.Metadata.Endpoints = append(b.c.All.Metadata.Endpoints, metadata.Endpoint{ID: "metadata-" + r.Name, RouterID: r.Name, Host: rt.Host})
@@ -1343,7 +1343,7 @@ func (b *builder) makeFloatingIPs() {
 			if p := b.target(f.Port, path+".port_id"); p != nil {
 				if a, r := b.behind(p, f.FixedIP, f.Network, path+".port_id", path+".fixed_ip_address"); r != "" {
 					fip := router.FloatingIP{ID: f.Name, RouterID: r, FloatingIP: f.Address, FixedIP: a, PortID: p.Name}
-					if b.c.Backend == OVN { // translated on the port's host, as this MAC
+					if b.c.Backend != Linux { // translated on the port's host, as this MAC
 						fip.ExternalMAC = b.mac(f.Name)
 					}
 					b.c.All.Router.FloatingIPs = append(b.c.All.Router.FloatingIPs, fip)

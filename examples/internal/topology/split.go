@@ -1,10 +1,12 @@
 package topology
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
 	"github.com/vnet-go/vnet/overlay"
+	"github.com/vnet-go/vnet/router"
 )
 
 // split gives every host its share: its own objects, the networks it needs
@@ -35,6 +37,10 @@ func (b *builder) split() {
 				needs[r.Gateway.NetworkID] = true
 			}
 		}
+		serves := maps.Clone(needs) // the networks that machines here are on
+		if c.Backend == OVS {
+			b.route(h, needs, routers)
+		}
 		for _, n := range c.All.Overlay.Networks {
 			if needs[n.ID] {
 				s.Overlay.Networks = append(s.Overlay.Networks, n)
@@ -58,20 +64,42 @@ func (b *builder) split() {
 		// Ports of all hosts are members of their groups.
 		s.SecGroup = c.All.SecGroup
 		for _, x := range c.All.DHCP.Scopes {
-			if needs[x.NetworkID] {
+			if serves[x.NetworkID] {
 				s.DHCP.Scopes = append(s.DHCP.Scopes, x)
 			}
 		}
 		// Those of other hosts too: where broadcasts cross, a server has to know
 		// whom not to answer.
 		for _, r := range c.All.DHCP.Reservations {
-			if needs[r.NetworkID] {
+			if serves[r.NetworkID] {
 				s.DHCP.Reservations = append(s.DHCP.Reservations, r)
 			}
 		}
 		for _, e := range c.All.Metadata.Endpoints {
-			if routers[e.RouterID] || e.NetworkID != "" && needs[e.NetworkID] {
+			if routers[e.RouterID] || e.NetworkID != "" && serves[e.NetworkID] {
 				s.Metadata.Endpoints = append(s.Metadata.Endpoints, e)
+			}
+		}
+	}
+}
+
+// route adds the routers of other hosts that machines of this one are behind,
+// and the networks that these lead to: what it can, the host routes itself.
+func (b *builder) route(h *CloudHost, needs, routers map[string]bool) {
+	for again := true; again; {
+		again = false
+		for _, r := range b.c.All.Router.Routers {
+			if routers[r.ID] || !slices.ContainsFunc(r.Interfaces, func(in router.Interface) bool { return needs[in.NetworkID] }) {
+				continue
+			}
+			again = true
+			routers[r.ID] = true
+			h.States.Router.Routers = append(h.States.Router.Routers, r)
+			for _, in := range r.Interfaces {
+				needs[in.NetworkID] = true
+			}
+			if g := r.Gateway; g != nil && slices.Contains(h.PhysicalNets, b.c.Network(g.NetworkID).Segment.PhysicalNetwork) {
+				needs[g.NetworkID] = true
 			}
 		}
 	}
