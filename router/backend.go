@@ -80,8 +80,8 @@ const (
 	// Packets of connections that the router has not seen begin are translated
 	// as if they began one.
 	LimitPicksUp Limit = "picks-up"
-	// A connection through a port forward that has a packet on
-	// its way in the moment the forward is deleted may go on; an idle one ends.
+	// A connection through a port forward that has packets on their way while
+	// the forward is deleted, or within a second, may go on; an idle one ends.
 	LimitBusyForwards Limit = "busy-forwards"
 	// A router with a gateway is silent about ports of its own that nobody
 	// serves: no reset, no ICMP. It does not answer ping at external addresses of

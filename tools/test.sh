@@ -13,13 +13,13 @@ run() { # run FOLDER ARGS...
 	if grep -qE '^(--- FAIL|[[:space:]]+--- FAIL|FAIL|panic:|.*\[build failed\])' "$log"; then
 		status=1
 		echo "---- output of what failed"
-		# The end of what each failed package printed about what failed.
+		# The beginning and the end of what each failed package printed about what failed.
 		awk 'NR == FNR { if ($0 ~ /--- FAIL: /) { sub(/.*--- FAIL: /, ""); failed[$1] = 1 } next }
 			/^=== (RUN|CONT|NAME)/ { show = $3 in failed }
 			/^=== RUN/ { next }
 			/--- FAIL: / || /^panic|^#|build failed|^[^ ]+\.go:[0-9]+:[0-9]+: / || show { line[n++] = $0 }
 			/^(ok|FAIL|\?)[[:space:]]+[^ ]/ {
-				if ($1 == "FAIL") { print "---- " $2; for (i = n > 150 ? n - 150 : 0; i < n; i++) print line[i] }
+				if ($1 == "FAIL") { print "---- " $2; for (i = 0; i < n; i++) if (i < 60 || i >= n - 120) print line[i] }
 				n = show = 0
 			}' "$log" "$log"
 	fi

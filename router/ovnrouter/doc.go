@@ -60,7 +60,8 @@
 //   - [router.LimitPicksUp]: the same table takes up connections in the middle;
 //     that is also why they survive the failure of a gateway.
 //   - [router.LimitBusyForwards]: ovn-controller flushes the connections of a
-//     balancer (ct_flush) before the flows are gone that would make them anew.
+//     balancer (ct_flush) with its flows; a packet that comes before Open
+//     vSwitch has revalidated its cache takes one up anew.
 //   - [router.LimitSilentPorts]: northd.c builds resets and unreachables only for
 //     routers without gateway.
 //   - [router.LimitAnnounceIPv6]: pinctrl.c send_garp_rarp knows ARP only.

@@ -297,10 +297,14 @@ func Packets() []Case {
 			require.NoError(t, e.svc.DeleteFloatingIP(e.ctx, "f1"))
 			ended(in, out)
 			check()
-			if e.limited(router.LimitBusyForwards) {
-				time.Sleep(time.Second) // until the last acknowledgement is through
+			idle := func() {
+				if e.limited(router.LimitBusyForwards) {
+					time.Sleep(2 * time.Second)
+				}
 			}
+			idle() // until the last acknowledgement is through
 			require.NoError(t, e.svc.DeletePortForward(e.ctx, "p1"))
+			idle()
 			ended(forward)
 			check()
 			s.FloatingIPs, s.PortForwards = nil, nil
