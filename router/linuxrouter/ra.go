@@ -2,13 +2,10 @@ package linuxrouter
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"reflect"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,20 +14,9 @@ import (
 	"golang.org/x/net/ipv6"
 
 	"github.com/vnet-go/vnet"
+	"github.com/vnet-go/vnet/internal/radv"
 	"github.com/vnet-go/vnet/linux"
 	"github.com/vnet-go/vnet/router"
-)
-
-// Router advertisement timing of RFC 4861: 6.2.1 (defaults) and 10 (constants).
-const (
-	defaultInterval  = 600 * time.Second
-	initialInterval  = 16 * time.Second
-	initialAdverts   = 3
-	minDelayBetween  = 3 * time.Second
-	maxAnswerDelay   = 500 * time.Millisecond
-	prefixValid      = 30 * 24 * time.Hour
-	prefixPreferred  = 7 * 24 * time.Hour
-	solicitationsMax = 64 // answered by unicast; more share one multicast
 )
 
 // advertiser sends router advertisements for the interfaces it is told of,
@@ -48,9 +34,7 @@ type advertiser struct {
 // advert is one interface to advertise on.
 type advert struct {
 	netns, dev string
-	mac        vnet.MAC
-	prefixes   []netip.Prefix
-	ra         router.RA
+	radv.Config
 }
 
 type sender struct {
@@ -71,10 +55,12 @@ func (a *advertiser) adverts(r router.Router) map[string]advert {
 		if i.RA == nil || r.AdminDown {
 			continue
 		}
-		x := advert{netns: a.h.NetnsName(vnet.PartRouter, r.ID), dev: a.h.LinkName("i", i.PortID), mac: i.MAC, ra: *i.RA}
+		x := advert{netns: a.h.NetnsName(vnet.PartRouter, r.ID), dev: a.h.LinkName("i", i.PortID), Config: radv.Config{MAC: i.MAC,
+			Managed: i.RA.Mode == router.DHCPv6Stateful, Other: i.RA.Mode == router.DHCPv6Stateless, Autonomous: i.RA.Mode != router.DHCPv6Stateful,
+			MTU: i.RA.MTU, RDNSS: i.RA.RDNSS, DNSSL: i.RA.DNSSL, Interval: i.RA.Interval}}
 		for _, p := range i.Addresses {
 			if p.Addr().Is6() {
-				x.prefixes = append(x.prefixes, p.Masked())
+				x.Prefixes = append(x.Prefixes, p.Masked())
 			}
 		}
 		m[i.PortID] = x
@@ -221,8 +207,7 @@ func (s *sender) session(ctx context.Context, h *linux.Host) error {
 		return err
 	}
 	defer c.Close()
-	allNodes := netip.MustParseAddr("ff02::1")
-	solicited := make(chan netip.Addr, solicitationsMax+1)
+	solicited := make(chan netip.Addr, radv.Pending)
 	failed := make(chan error, 1)
 	go func() {
 		for {
@@ -232,8 +217,7 @@ func (s *sender) session(ctx context.Context, h *linux.Host) error {
 				failed <- err
 				return
 			}
-			// RFC 4861, 6.1.1: from this link, not routed to here.
-			if rs, ok := m.(*ndp.RouterSolicitation); !ok || cm == nil || cm.HopLimit != 255 || from.IsUnspecified() && hasSource(rs) {
+			if cm == nil || !radv.Solicits(m, cm.HopLimit, from) {
 				continue
 			}
 			select {
@@ -242,95 +226,5 @@ func (s *sender) session(ctx context.Context, h *linux.Host) error {
 			}
 		}
 	}()
-	lifetime := 3 * s.interval()
-	sent, last := 0, time.Time{}
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	// RFC 4861, 6.2.6: answers wait for a random time, which those who ask
-	// meanwhile share.
-	asking := map[netip.Addr]bool{}
-	answer := time.NewTimer(time.Hour)
-	answer.Stop()
-	defer answer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			if s.ceases.Load() { // RFC 4861, 6.2.5
-				return c.WriteTo(s.message(0), nil, allNodes)
-			}
-			return nil
-		case err := <-failed:
-			return err
-		case <-timer.C:
-			if err := c.WriteTo(s.message(lifetime), nil, allNodes); err != nil {
-				return err
-			}
-			sent, last = sent+1, time.Now()
-			clear(asking) // they have heard it
-			answer.Stop()
-			next := s.interval()/3 + rand.N(s.interval()*2/3)
-			if sent < initialAdverts {
-				next = min(next, initialInterval)
-			}
-			timer.Reset(max(next, minDelayBetween))
-		case from := <-solicited:
-			if len(asking) == 0 {
-				answer.Reset(rand.N(maxAnswerDelay))
-			}
-			asking[from] = true
-		case <-answer.C:
-			if asking[netip.IPv6Unspecified()] || len(asking) > solicitationsMax {
-				// Not by unicast, and not sooner after the last than is allowed.
-				timer.Reset(max(0, time.Until(last.Add(minDelayBetween))))
-				continue
-			}
-			for to := range asking {
-				if err := c.WriteTo(s.message(lifetime), nil, to); err != nil && !errors.Is(err, net.ErrClosed) {
-					h.Logger().Debug("router advertisement", "to", to, "err", err)
-				}
-			}
-			clear(asking)
-		}
-	}
-}
-
-func hasSource(rs *ndp.RouterSolicitation) bool {
-	return slices.ContainsFunc(rs.Options, func(o ndp.Option) bool {
-		l, ok := o.(*ndp.LinkLayerAddress)
-		return ok && l.Direction == ndp.Source
-	})
-}
-
-func (s *sender) interval() time.Duration {
-	if s.ra.Interval == 0 {
-		return defaultInterval
-	}
-	return s.ra.Interval
-}
-
-// message is the advertisement, with the router lifetime given.
-func (a advert) message(lifetime time.Duration) *ndp.RouterAdvertisement {
-	m := &ndp.RouterAdvertisement{
-		CurrentHopLimit:      64,
-		ManagedConfiguration: a.ra.Mode == router.DHCPv6Stateful,
-		OtherConfiguration:   a.ra.Mode == router.DHCPv6Stateless,
-		RouterLifetime:       min(lifetime, 9000*time.Second),
-		Options:              []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Source, Addr: a.mac.HardwareAddr()}},
-	}
-	if a.ra.MTU != 0 {
-		m.Options = append(m.Options, ndp.NewMTU(uint32(a.ra.MTU)))
-	}
-	for _, p := range a.prefixes {
-		m.Options = append(m.Options, &ndp.PrefixInformation{
-			PrefixLength: uint8(p.Bits()), OnLink: true, AutonomousAddressConfiguration: a.ra.Mode != router.DHCPv6Stateful,
-			ValidLifetime: prefixValid, PreferredLifetime: prefixPreferred, Prefix: p.Addr(),
-		})
-	}
-	if len(a.ra.RDNSS) > 0 {
-		m.Options = append(m.Options, &ndp.RecursiveDNSServer{Lifetime: lifetime, Servers: a.ra.RDNSS})
-	}
-	if len(a.ra.DNSSL) > 0 {
-		m.Options = append(m.Options, &ndp.DNSSearchList{Lifetime: lifetime, DomainNames: a.ra.DNSSL})
-	}
-	return m
+	return s.Serve(ctx, h.Logger(), solicited, failed, s.ceases.Load, func(m *ndp.RouterAdvertisement, to netip.Addr) error { return c.WriteTo(m, nil, to) })
 }
