@@ -166,11 +166,12 @@ func TestGatewayMoves(t *testing.T) {
 	host := func() string {
 		return c.SBCtl("--bare", "--columns=chassis", "find", "Port_Binding", "logical_port=cr-out")
 	}
-	first := host()
+	first := c.SBCtl("--bare", "--columns=_uuid", "find", "Chassis", "name=gw1")
 	Eventually(t, wait, "BFD is up everywhere", func() bool {
 		out, err := hv[2].Exec("ovs-vsctl", "--bare", "--columns=bfd_status", "find", "Interface", "type=geneve")
 		return err == nil && strings.Count(out, "state=up") >= 2
 	})
+	Eventually(t, wait, "the gateway of highest priority", func() bool { return host() == first })
 	start := time.Now()
 	hv[0].CutOff()
 	pings(t, vm1, "203.0.113.1")
