@@ -1,4 +1,4 @@
-package linuxdhcp
+package engine
 
 import (
 	"time"

@@ -1,8 +1,9 @@
-package linuxdhcp
+package engine
 
 import "github.com/prometheus/client_golang/prometheus"
 
-type metrics struct {
+// Metrics of a backend.
+type Metrics struct {
 	requests *prometheus.CounterVec // family, type
 	replies  *prometheus.CounterVec // family, type
 	dropped  *prometheus.CounterVec // reason
@@ -19,7 +20,14 @@ const (
 	dropFrame = "frame"
 )
 
-func newMetrics(r prometheus.Registerer, owner string) (*metrics, error) {
+// Attached says that so many more networks are being served.
+func (m *Metrics) Attached(n float64) { m.attached.Add(n) }
+
+// QueueFull says that so many frames were dropped because a queue was full.
+func (m *Metrics) QueueFull(n float64) { m.dropped.WithLabelValues(dropQueue).Add(n) }
+
+// NewMetrics registers them with r, unless that is nil.
+func NewMetrics(r prometheus.Registerer, owner string) (*Metrics, error) {
 	labels := prometheus.Labels{"owner": owner}
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "vnet", Subsystem: "dhcp", Name: name, Help: help, ConstLabels: labels})
@@ -27,7 +35,7 @@ func newMetrics(r prometheus.Registerer, owner string) (*metrics, error) {
 	vec := func(name, help string, l ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "vnet", Subsystem: "dhcp", Name: name, Help: help, ConstLabels: labels}, l)
 	}
-	m := &metrics{
+	m := &Metrics{
 		requests: vec("requests_total", "DHCP messages from clients and relays, by type.", "family", "type"),
 		replies:  vec("replies_total", "DHCP messages sent, by type.", "family", "type"),
 		dropped:  vec("dropped_total", "Frames that were not answered, by reason.", "reason"),
