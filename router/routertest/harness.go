@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -58,6 +59,12 @@ type Host struct {
 	Out overlay.Segment
 	// In is what the other networks are made of. Default: local.
 	In overlay.SegmentType
+	// Serves: routers need this process while they work, so the suite has Serve
+	// running.
+	Serves bool
+	// Told: ports are made with the addresses of the machines at them, for
+	// platforms on which machines are not asked across hosts.
+	Told bool
 	// Lags: packets may go their old way for a moment after a call has returned.
 	Lags bool
 	// Foreign makes things on the platform that look like the backend's but
@@ -112,6 +119,8 @@ type env struct {
 	ctx context.Context
 	svc *router.Service
 	lab *machines
+	// silence ends the Serve that runs for the case; nil: none does.
+	silence func()
 }
 
 func newEnv(t *testing.T, h Host) *env {
@@ -124,7 +133,38 @@ func newEnv(t *testing.T, h Host) *env {
 			require.NoError(t, fabric.EnsureNetwork(e.ctx, overlay.Network{ID: id, Segment: e.segment(id)}))
 		}
 	}
+	if h.Serves {
+		e.silence = e.serve()
+		t.Cleanup(e.quiet)
+	}
 	return e
+}
+
+// serve runs Serve until stop is called.
+func (e *env) serve() (stop func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(e.ctx))
+	served := make(chan error, 1)
+	svc := e.svc
+	go func() { served <- svc.Serve(ctx) }()
+	return func() {
+		cancel()
+		select {
+		case err := <-served:
+			if err != nil {
+				e.t.Error(err)
+			}
+		case <-time.After(patience):
+			e.t.Error("Serve does not end with its context")
+		}
+	}
+}
+
+// quiet ends the Serve that runs for the case.
+func (e *env) quiet() {
+	if e.silence != nil {
+		e.silence()
+		e.silence = nil
+	}
 }
 
 var networks = []string{"in", "in2", "out", "other"}

@@ -60,7 +60,13 @@ func (e *env) machine(name string) *machine {
 	m := &machine{e.lab.NS(name), name}
 	// Who else has its addresses is not what is tested, and takes a second to ask.
 	m.Sysctl("net/ipv6/conf/default/dad_transmits", "0")
-	e.attach(m.NS, overlay.Port{ID: name, NetworkID: x.network, MAC: vnet.MAC{2, 0, 0, 0, 0, x.n}})
+	port := overlay.Port{ID: name, NetworkID: x.network, MAC: vnet.MAC{2, 0, 0, 0, 0, x.n}}
+	if e.Told {
+		for _, a := range pfx(x.addrs...) {
+			port.FixedIPs = append(port.FixedIPs, a.Addr())
+		}
+	}
+	e.attach(m.NS, port)
 	m.Configure("eth0", x.addrs, x.gateways...)
 	if name == "ext" {
 		m.Route("10.0.0.0/8", "203.0.113.2")

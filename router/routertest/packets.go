@@ -1,7 +1,6 @@
 package routertest
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -445,10 +444,8 @@ func advertisements(t *testing.T, e *env) {
 	if e.limited(router.LimitAdvertisedLifetime) {
 		lifetime = 65535 * time.Second
 	}
-	ctx, cancel := context.WithCancel(e.ctx)
-	served := make(chan error, 1)
-	go func() { served <- e.svc.Serve(ctx) }()
-	defer func() { cancel(); <-served }()
+	e.quiet()
+	defer e.serve()()
 	vm := e.at("a")
 	for _, mode := range []router.RAMode{router.SLAAC, router.DHCPv6Stateless, router.DHCPv6Stateful} {
 		s := basic()
@@ -528,25 +525,12 @@ func autoconfiguration(t *testing.T, e *env) {
 	if !e.svc.Features(e.ctx).RA {
 		return
 	}
-	serve := func() (stop func()) {
-		ctx, cancel := context.WithCancel(e.ctx)
-		served := make(chan error, 1)
-		go func() { served <- e.svc.Serve(ctx) }()
-		return func() {
-			cancel()
-			select {
-			case err := <-served:
-				require.NoError(t, err)
-			case <-time.After(patience):
-				t.Error("Serve does not end with its context")
-			}
-		}
-	}
+	e.quiet()
 	s := basic()
 	s.Routers[0].Interfaces[0].RA = &router.RA{Mode: router.SLAAC, MTU: 1400, Interval: 4 * time.Second}
 	e.sync(s)
 	e.at("ext")
-	stop := serve()
+	stop := e.serve()
 	vm := e.at("auto")
 	lab.Eventually(t, 5*patience, "an address, a default route and an MTU", func() bool {
 		return strings.Contains(vm.IP("-6", "addr", "show", "dev", "eth0"), vm.MAC("eth0").EUI64(netip.MustParsePrefix("2001:db8:1::/64")).String()+"/64") &&
@@ -572,7 +556,7 @@ func autoconfiguration(t *testing.T, e *env) {
 	}
 	cap.None(quiet, advertised(12))
 	require.NoError(t, vm.Ping("2001:db8:f::1", 3), "the router works on without this process")
-	stop = serve()
+	stop = e.serve()
 	defer func() { stop() }()
 	cap.Wait(5*patience, advertised(12))
 	// What is no router for hosts any more says so (RFC 4861, 6.2.5).
