@@ -304,44 +304,50 @@ func (c *Chassis) Plug(ctx context.Context, p Plug) (Plugged, error) {
 	return c.plugged(c.db.State(), p.Part, p.PortID)
 }
 
-// retire takes out an interface whose device has gone, and waits until the
-// switch has let go of it: one made anew under the same name, while the rows
-// stand, may stay without a socket for ever.
+// retire returns when the switch knows no interface of a device that is to be
+// made anew: one that reappears under the same name while the switch has not
+// seen it go may stay without a socket for ever.
 func (c *Chassis) retire(ctx context.Context, s *ovsdb.State, p Plug, dev string) error {
 	if p.Kind == DeviceExisting {
-		return nil
-	}
-	if _, err := c.plugged(s, p.Part, p.PortID); errors.Is(err, vnet.ErrNotFound) {
 		return nil
 	}
 	if _, err := c.rt.Link(dev); !errors.Is(err, vnet.ErrNotFound) {
 		return err
 	}
-	m := Mark{c.owner, p.Part, "port", p.PortID}
-	next := 0
-	_, err := c.db.Commit(ctx, func(x *ovsdb.Tx) error {
-		errs := []error{x.Delete("Port", m.uuid("Port")), x.Delete("Interface", m.uuid("Interface"))}
-		for _, r := range x.All("Open_vSwitch") {
-			now := *r.(*vswitchrow.OpenvSwitch)
-			now.NextCfg++
-			next = now.NextCfg
-			errs = append(errs, x.Put(&now))
+	if _, err := c.plugged(s, p.Part, p.PortID); err == nil {
+		m := Mark{c.owner, p.Part, "port", p.PortID}
+		_, err := c.db.Commit(ctx, func(x *ovsdb.Tx) error { return takeOut(x, m) }, nil)
+		if err != nil {
+			return err
 		}
-		return errors.Join(errs...)
-	}, nil)
-	if err != nil {
-		return err
 	}
-	err = c.db.Wait(ctx, func(s *ovsdb.State) bool {
+	// One that does not answer does not run, and opens all devices when it starts.
+	answer, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	err := c.db.Wait(answer, func(s *ovsdb.State) bool {
 		for _, r := range s.All("Open_vSwitch") {
-			return r.(*vswitchrow.OpenvSwitch).CurCfg >= next
+			return r.(*vswitchrow.OpenvSwitch).CurCfg >= r.(*vswitchrow.OpenvSwitch).NextCfg
 		}
 		return false
 	})
-	if err != nil {
-		return fmt.Errorf("ovs-vswitchd has not let go of device %s: %w: %w", dev, vnet.ErrNotReady, err)
+	if err != nil && answer.Err() != nil && ctx.Err() == nil {
+		return nil
 	}
-	return nil
+	return err
+}
+
+// takeOut removes an interface, and asks the switch to say when it has.
+func takeOut(x *ovsdb.Tx, m Mark) error {
+	if x.Row("Port", m.uuid("Port")) == nil && x.Row("Interface", m.uuid("Interface")) == nil {
+		return nil
+	}
+	errs := []error{x.Delete("Port", m.uuid("Port")), x.Delete("Interface", m.uuid("Interface"))}
+	for _, r := range x.All("Open_vSwitch") {
+		now := *r.(*vswitchrow.OpenvSwitch)
+		now.NextCfg++
+		errs = append(errs, x.Put(&now))
+	}
+	return errors.Join(errs...)
 }
 
 // ifaceID is what ovn-controller looks for.
@@ -430,9 +436,7 @@ func (c *Chassis) Unplug(ctx context.Context, part vnet.Part, portID string) err
 		return err
 	}
 	m := Mark{c.owner, part, "port", portID}
-	_, err = c.db.Commit(ctx, func(x *ovsdb.Tx) error {
-		return errors.Join(x.Delete("Port", m.uuid("Port")), x.Delete("Interface", m.uuid("Interface")))
-	}, nil)
+	_, err = c.db.Commit(ctx, func(x *ovsdb.Tx) error { return takeOut(x, m) }, nil)
 	if err != nil || was.Kind == DeviceExisting {
 		return err
 	}

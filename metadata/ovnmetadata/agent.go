@@ -355,7 +355,7 @@ func (a *Agent) make(ctx context.Context, e metadata.Endpoint) (*linux.Namespace
 	in := ns.RTNL()
 	if _, err := in.Link(device); errors.Is(err, vnet.ErrNotFound) {
 		// Or the other end is in a namespace that was removed.
-		if err := a.unplug(ctx, e.PortID); err != nil {
+		if err := a.ch.Unplug(ctx, vnet.PartMetadata, e.PortID); err != nil {
 			return nil, err
 		}
 	}
@@ -396,24 +396,6 @@ func (a *Agent) make(ctx context.Context, e metadata.Endpoint) (*linux.Namespace
 		}
 	}
 	return ns, nil
-}
-
-// unplug takes a device away that another of the same name follows. A switch
-// that hears of both at once would go on with the one that is gone.
-func (a *Agent) unplug(ctx context.Context, port string) error {
-	plugged, err := a.ch.Plugged(ctx)
-	if err != nil || !slices.ContainsFunc(plugged, func(p ovn.Plugged) bool { return p.Part == vnet.PartMetadata && p.PortID == port }) {
-		return err
-	}
-	if err := a.ch.Unplug(ctx, vnet.PartMetadata, port); err != nil {
-		return err
-	}
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(time.Second):
-		return nil
-	}
 }
 
 // listen begins to answer.
