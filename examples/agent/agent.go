@@ -44,6 +44,7 @@ type agent struct {
 
 	mu      sync.Mutex
 	want    *desired.Desired
+	made    *desired.Desired // nil: not known
 	status  desired.Status
 	servers map[string]string // why a server does not run
 }
@@ -78,11 +79,12 @@ func (a *agent) run(ctx context.Context) {
 
 	retry := time.NewTimer(time.Hour)
 	defer retry.Stop()
-	retry.Stop()
 	resync := time.NewTicker(a.o.resync)
 	defer resync.Stop()
 	wait := a.o.retryMin
 	var quiet time.Time // until then hints of the platform are put off
+	later := time.NewTimer(time.Hour)
+	defer later.Stop()
 	for {
 		why := ""
 		select {
@@ -93,9 +95,11 @@ func (a *agent) run(ctx context.Context) {
 		case <-a.hint:
 			// A machine whose link goes up and down must not keep us busy.
 			if d := time.Until(quiet); d > 0 {
-				time.AfterFunc(d, func() { poke(a.hint) })
+				later.Reset(d)
 				continue
 			}
+			why = "event"
+		case <-later.C:
 			why = "event"
 		case <-retry.C:
 			why = "again"
@@ -113,7 +117,7 @@ func (a *agent) run(ctx context.Context) {
 			retry.Reset(wait + rand.N(wait/4+1))
 			wait = min(2*wait, a.o.retryMax)
 		}
-		if why == "event" {
+		if later.Stop(); why == "event" {
 			quiet = time.Now().Add(max(time.Second, 10*time.Since(begin)))
 		}
 	}
@@ -216,20 +220,18 @@ func (a *agent) attempt(ctx context.Context, why string) bool {
 		st.Error = err.Error()
 	}
 	now := time.Now()
-	switch {
-	case result != "ok":
-		if st.Behind.IsZero() {
-			st.Behind = now
-		}
-	default:
-		st.CheckedAt = now
+	if err == nil {
+		a.made, st.CheckedAt = d, now
 		if st.Applied != d.Revision {
 			st.Applied, st.AppliedAt = d.Revision, now
 			a.m.applied.Set(float64(now.UnixNano()) / 1e9)
 		}
-		if a.want == d && st.SourceError == "" {
-			st.Behind = time.Time{}
-		}
+	}
+	switch {
+	case result != "ok" && st.Behind.IsZero():
+		st.Behind = now
+	case result == "ok" && a.want == d && st.SourceError == "":
+		st.Behind = time.Time{}
 	}
 	after := *st
 	a.mu.Unlock()

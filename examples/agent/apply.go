@@ -18,11 +18,13 @@ type applier struct {
 	m    *metrics
 
 	// plugged are the attachments that this process has made or found so, and
-	// what a process before it has (see [applier.remember]).
+	// what a process before it has (see remember).
 	plugged map[string]overlay.Attachment
-	// told: the subsystems have been told the state that is wanted; what they
-	// keep in memory (whom DHCP serves) is of it.
-	told string
+	// made is what the host was made last, as far as is known, and told whether
+	// the subsystems of this process have been told it: what they keep in memory
+	// (whom DHCP serves) is of it.
+	made *desired.Desired
+	told bool
 }
 
 // outcome is what an apply has come to.
@@ -44,7 +46,7 @@ func (a *applier) apply(ctx context.Context, d *desired.Desired, o vnet.SyncOpti
 	if err := ctx.Err(); err != nil {
 		return out, err
 	}
-	plans, err := a.plan(ctx, d)
+	plans, err := plan(ctx, a.s, a.made, d)
 	if err != nil {
 		return out, err
 	}
@@ -54,8 +56,8 @@ func (a *applier) apply(ctx context.Context, d *desired.Desired, o vnet.SyncOpti
 			return out, fmt.Errorf("%s: %w", steps[i].name, err)
 		}
 	}
-	news := a.told != d.Revision
-	a.told = ""
+	news := !a.told || a.made.Revision != d.Revision
+	a.told = false
 	var errs []error
 	for round := range rounds {
 		errs = nil
@@ -76,7 +78,7 @@ func (a *applier) apply(ctx context.Context, d *desired.Desired, o vnet.SyncOpti
 		}
 	}
 	if len(errs) == 0 {
-		a.told = d.Revision
+		a.made, a.told = d, true
 	}
 	return out, errors.Join(errs...)
 }
@@ -95,18 +97,24 @@ func (a *applier) step(ctx context.Context, d *desired.Desired, i int, tell bool
 	return err
 }
 
-// plan is what an apply would do; a subsystem that builds on things of an
-// earlier one which are not there yet has an empty one.
-func (a *applier) plan(ctx context.Context, d *desired.Desired) ([]vnet.Plan, error) {
+// plan is what making a host as wanted would do. A subsystem cannot say that
+// when it builds on things of another one that are not there yet, or are to go
+// after its own: then it is the difference from what the host was made last.
+func plan(ctx context.Context, s *subsystems, made, want *desired.Desired) ([]vnet.Plan, error) {
+	if made == nil {
+		made = new(desired.Desired)
+	}
 	plans := make([]vnet.Plan, len(steps))
 	var errs []error
 	for i, st := range steps {
-		p, err := st.plan(ctx, a.s, &d.State.States)
-		if err != nil && !errors.Is(err, vnet.ErrNotFound) && !errors.Is(err, vnet.ErrInUse) {
-			errs = append(errs, fmt.Errorf("%s: %w", st.name, err))
-		}
-		if err == nil {
+		p, err := st.plan(ctx, s, &want.State.States)
+		switch {
+		case err == nil:
 			plans[i] = p
+		case errors.Is(err, vnet.ErrNotFound), errors.Is(err, vnet.ErrInUse):
+			plans[i].Changes = st.diff(&made.State.States, &want.State.States)
+		default:
+			errs = append(errs, fmt.Errorf("%s: %w", st.name, err))
 		}
 	}
 	return plans, errors.Join(errs...)
@@ -176,10 +184,11 @@ func (a *applier) plug(ctx context.Context, d *desired.Desired) (waiting map[str
 	return waiting
 }
 
-// remember takes over what a process before this one has plugged: only then is
-// a device that is not the one wanted known to be ours to replace, and not one
-// that its machine has renamed.
-func (a *applier) remember(d desired.Desired) {
+// remember takes over what a process before this one has made, and plugged:
+// only then is a device that is not the one wanted known to be ours to replace,
+// and not one that its machine has renamed.
+func (a *applier) remember(d *desired.Desired) {
+	a.made = d
 	for _, x := range d.State.Attachments {
 		a.plugged[x.PortID] = x
 	}

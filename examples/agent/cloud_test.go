@@ -51,13 +51,13 @@ func TestMain(m *testing.M) {
 
 // The cloud of these tests:
 //
-//	   h1          h2
-//	 a1   a2     b1   b2      on red, 10.1.0.0/24 and 2001:db8:1::/64
-//	   \  |       |  /
-//	    ===========            tunnels over the underlay
-//	     r1 (on h1)
-//	        |
-//	    =========== provider   outside: world, 198.51.100.1
+//	  h1          h2
+//	a1   a2     b1   b2      on red, 10.1.0.0/24 and 2001:db8:1::/64
+//	  \  |       |  /
+//	   ===========            tunnels over the underlay
+//	    r1 (on h1)
+//	       |
+//	   =========== provider   outside: world, 198.51.100.1
 const cloudText = `
 name: agents
 hosts: [{name: h1, local_ip: 192.0.2.1}, {name: h2, local_ip: 192.0.2.2}]
@@ -425,4 +425,20 @@ func (t *traffic) flows() {
 	}
 	from := count()
 	lab.Eventually(t.s, 20*time.Second, t.what+" goes on", func() bool { return count() > from+5 })
+}
+
+// clone copies a state by way of JSON.
+func clone(s desired.State) (out desired.State, err error) {
+	b, err := json.Marshal(s)
+	if err == nil {
+		err = json.Unmarshal(b, &out)
+	}
+	return out, err
+}
+
+func mustPrefixes(all ...string) (out []netip.Prefix) {
+	for _, p := range all {
+		out = append(out, netip.MustParsePrefix(p))
+	}
+	return out
 }

@@ -197,7 +197,8 @@ func run(ctx context.Context, c config, log *slog.Logger) (err error) {
 		budget: vnet.SyncOptions{DeleteShare: c.deleteShare, Force: c.force}, instances: c.instances != ""}, reg, log)
 	if cached != nil {
 		if d, ok := cached.Last(); ok {
-			a.a.remember(d)
+			a.a.remember(&d)
+			a.made = &d
 		}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -244,7 +245,7 @@ func (c *config) hostOptions(log *slog.Logger, reg prometheus.Registerer) (o hos
 		instances: instances{}, tokens: metadata.Tokens(c.tokens), vswitch: c.vswitch, rundir: c.rundir, bridge: c.bridge, datapath: c.datapath,
 		log: log, metrics: reg}
 	var closers []func() error
-	done = func() error {
+	closeAll := func() error {
 		var errs []error
 		for _, f := range slices.Backward(closers) {
 			errs = append(errs, f())
@@ -253,7 +254,7 @@ func (c *config) hostOptions(log *slog.Logger, reg prometheus.Registerer) (o hos
 	}
 	defer func() {
 		if err != nil {
-			done()
+			closeAll()
 		}
 	}()
 	if c.tunnelIP != "" {
@@ -276,7 +277,7 @@ func (c *config) hostOptions(log *slog.Logger, reg prometheus.Registerer) (o hos
 		o.instances = instances{src}
 	}
 	if c.dir == "" {
-		return o, done, nil
+		return o, closeAll, nil
 	}
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		return o, nil, err
@@ -293,5 +294,5 @@ func (c *config) hostOptions(log *slog.Logger, reg prometheus.Registerer) (o hos
 		return o, nil, err
 	}
 	closers = append(closers, o.leases.Close)
-	return o, done, nil
+	return o, closeAll, nil
 }

@@ -72,12 +72,14 @@ func (a *agent) handler(metrics prometheus.Gatherer, maxLag time.Duration) http.
 
 // handlePlan tells what the next attempt would do; as text with ?format=text.
 func (a *agent) handlePlan(w http.ResponseWriter, r *http.Request) {
-	d := a.wanted()
+	a.mu.Lock()
+	d, made := a.want, a.made
+	a.mu.Unlock()
 	if d == nil {
 		http.Error(w, "what is wanted is not known", http.StatusServiceUnavailable)
 		return
 	}
-	plans, err := (&applier{s: a.s, host: a.o.host}).plan(r.Context(), d)
+	plans, err := plan(r.Context(), a.s, made, d)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return

@@ -66,6 +66,7 @@ type step struct {
 	plan  func(context.Context, *subsystems, *topology.States) (vnet.Plan, error)
 	sync  func(context.Context, *subsystems, *topology.States, vnet.SyncOptions) error
 	count func(*topology.States) int // objects wanted
+	diff  func(old, want *topology.States) []vnet.Change
 }
 
 var steps = []step{
@@ -78,7 +79,8 @@ var steps = []step{
 		},
 		func(w *topology.States) int {
 			return len(w.Overlay.Networks) + len(w.Overlay.Ports) + len(w.Overlay.RemotePorts)
-		}},
+		},
+		func(old, want *topology.States) []vnet.Change { return overlay.Diff(old.Overlay, want.Overlay) }},
 	{"secgroup",
 		func(ctx context.Context, s *subsystems, w *topology.States) (vnet.Plan, error) {
 			return s.secgroup.Plan(ctx, w.SecGroup)
@@ -88,7 +90,8 @@ var steps = []step{
 		},
 		func(w *topology.States) int {
 			return len(w.SecGroup.Groups) + len(w.SecGroup.AddressGroups) + len(w.SecGroup.Ports)
-		}},
+		},
+		func(old, want *topology.States) []vnet.Change { return secgroup.Diff(old.SecGroup, want.SecGroup) }},
 	{"router",
 		func(ctx context.Context, s *subsystems, w *topology.States) (vnet.Plan, error) {
 			return s.router.Plan(ctx, w.Router)
@@ -98,7 +101,8 @@ var steps = []step{
 		},
 		func(w *topology.States) int {
 			return len(w.Router.Routers) + len(w.Router.FloatingIPs) + len(w.Router.PortForwards)
-		}},
+		},
+		func(old, want *topology.States) []vnet.Change { return router.Diff(old.Router, want.Router) }},
 	{"dhcp",
 		func(ctx context.Context, s *subsystems, w *topology.States) (vnet.Plan, error) {
 			return s.dhcp.Plan(ctx, w.DHCP)
@@ -106,7 +110,8 @@ var steps = []step{
 		func(ctx context.Context, s *subsystems, w *topology.States, o vnet.SyncOptions) error {
 			return s.dhcp.Sync(ctx, w.DHCP, o)
 		},
-		func(w *topology.States) int { return len(w.DHCP.Scopes) + len(w.DHCP.Reservations) }},
+		func(w *topology.States) int { return len(w.DHCP.Scopes) + len(w.DHCP.Reservations) },
+		func(old, want *topology.States) []vnet.Change { return dhcp.Diff(old.DHCP, want.DHCP).Changes }},
 	{"metadata",
 		func(ctx context.Context, s *subsystems, w *topology.States) (vnet.Plan, error) {
 			return s.metadata.Plan(ctx, w.Metadata)
@@ -114,7 +119,10 @@ var steps = []step{
 		func(ctx context.Context, s *subsystems, w *topology.States, o vnet.SyncOptions) error {
 			return s.metadata.Sync(ctx, w.Metadata, o)
 		},
-		func(w *topology.States) int { return len(w.Metadata.Endpoints) }},
+		func(w *topology.States) int { return len(w.Metadata.Endpoints) },
+		func(old, want *topology.States) []vnet.Change {
+			return metadata.Diff(old.Metadata, want.Metadata).Changes
+		}},
 }
 
 // servers are what needs this process while it works.

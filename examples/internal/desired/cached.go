@@ -9,21 +9,41 @@ import (
 	"iter"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/vnet-go/vnet"
 )
 
-// Cached is a [Source] that remembers in a file what another one has yielded
+// Cached is a [Source] that remembers in a file what of another one was applied
 // last. A host that starts while the other does not know what is wanted (a store
-// that is away, a file with a mistake) is made what it was to be before, and
-// serves, rather than nothing.
+// that is away, a file with a mistake) goes on as before, and serves.
 type Cached struct {
 	Source
 	Path string
 	// Grace is how long the other one has to yield something. Zero: 3 s.
 	Grace  time.Duration
 	Logger *slog.Logger // gets what cannot be read or written; nil: none
+
+	mu   sync.Mutex
+	last *Desired // yielded, and not yet in the file
+}
+
+// Report implements [Source].
+func (c *Cached) Report(ctx context.Context, s Status) {
+	c.mu.Lock()
+	if c.last != nil && c.last.Revision == s.Applied {
+		b, err := json.Marshal(c.last)
+		if err == nil {
+			err = replace(c.Path, b)
+		}
+		if err != nil {
+			c.warn("the state cannot be kept", err)
+		}
+		c.last = nil
+	}
+	c.mu.Unlock()
+	c.Source.Report(ctx, s)
 }
 
 // Last is the state in the file; ok is false when there is none.
@@ -92,11 +112,9 @@ func (c *Cached) Watch(ctx context.Context) iter.Seq2[Desired, error] {
 					return
 				case x.err == nil:
 					known = true
-					if b, err := json.Marshal(x.d); err != nil {
-						c.warn("the state cannot be kept", err)
-					} else if err := replace(c.Path, b); err != nil {
-						c.warn("the state cannot be kept", err)
-					}
+					c.mu.Lock()
+					c.last = &x.d
+					c.mu.Unlock()
 				}
 				if !yield(x.d, x.err) {
 					return

@@ -88,10 +88,13 @@ type Source interface {
 
 // Status is how far a host has come.
 type Status struct {
-	Host     string `json:"host"`
-	Revision string `json:"revision"` // the newest that the source has yielded
-	Applied  string `json:"applied"`  // what the host has been made, whole; not taken back when something of it fails later
-	// AppliedAt is when Applied was first whole; CheckedAt when it was last seen so.
+	Host string `json:"host"`
+	// Revision is the newest that the source has yielded.
+	Revision string `json:"revision"`
+	// Applied is what the host has been made, whole but for devices that are
+	// Waiting. It is not taken back when something of it fails later.
+	Applied string `json:"applied"`
+	// AppliedAt is when Applied was first so; CheckedAt when it was last seen so.
 	AppliedAt time.Time `json:"applied_at,omitzero"`
 	CheckedAt time.Time `json:"checked_at,omitzero"`
 	// Behind is since when the host has not been what is wanted, or that has not
