@@ -224,21 +224,45 @@ func TestDrift(t *testing.T) {
 		out, _ := h.Exec(t.Context(), "nft", "list tables")
 		return strings.Count(out, "vnet-"+s.owner) == 2
 	})
+	h.end(syscall.SIGTERM)
+	h.start() // from here on there are events only
+	h.applied("1")
+	for _, kind := range []string{"network:red", "tunnel:red"} {
+		dev := h.aliased("overlay:" + kind)
+		h.NS.IP("link", "del", "dev", dev)
+		lab.Eventually(t, 30*time.Second, kind+" is back", func() bool {
+			_, err := h.Exec(t.Context(), "ip", "link", "show", "dev", dev)
+			return err == nil
+		})
+	}
 	h.until("all is well", func(status int, x health) bool { return status == 200 && x.Behind.IsZero() })
 	s.reaches(s.vms["a1"], s.addr("a2").String())
 	assert.NotZero(t, h.metric("vnet_agent_drift_total"))
+	s.reaches(s.vms["a1"], "198.51.100.1")
+	h.NS.IP("link", "del", "dev", "prov0") // the cable to the outside
+	h.until("it is missed", func(status int, x health) bool { return x.Error != "" })
+	s.l.Plug(s.l.Wire("provider"), h.NS, "prov0")
+	h.until("it is back", func(status int, x health) bool { return status == 200 && x.Behind.IsZero() })
+	s.reaches(s.vms["a1"], "198.51.100.1")
 }
 
 // device is the name of a machine's device on the host.
 func (h *host) device(vm string) string {
+	h.s.Helper()
+	return h.aliased("overlay:port:" + h.s.topo.VM(vm).NICs[0].PortID)
+}
+
+// aliased is the name of the device that is something of ours.
+func (h *host) aliased(what string) string {
+	h.s.Helper()
 	out := h.NS.IP("-o", "link", "show")
 	for line := range strings.Lines(out) {
-		if strings.Contains(line, "alias vnet:"+h.s.owner+":overlay:port:"+h.s.topo.VM(vm).NICs[0].PortID) {
-			name, _, _ := strings.Cut(strings.Fields(line)[1], "@")
+		if _, alias, _ := strings.Cut(strings.TrimSpace(line), "alias "); strings.HasPrefix(alias, "vnet:"+h.s.owner+":"+what) {
+			name, _, _ := strings.Cut(strings.TrimSuffix(strings.Fields(line)[1], ":"), "@")
 			return name
 		}
 	}
-	h.s.Fatalf("%s has no device on %s:\n%s", vm, h.name, out)
+	h.s.Fatalf("no device is %s on %s:\n%s", what, h.name, out)
 	return ""
 }
 
