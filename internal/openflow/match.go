@@ -347,6 +347,9 @@ func appendMatch(b []byte, m Match) []byte {
 	return pad(b, start)
 }
 
+// emptyMatch is what covers all flows, of whatever kind of packet.
+const emptyMatch = "\x00\x01\x00\x04\x00\x00\x00\x00"
+
 // pad appends zeros until b is a multiple of 8 bytes longer than start.
 func pad(b []byte, start int) []byte {
 	for (len(b)-start)%8 != 0 {

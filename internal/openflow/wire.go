@@ -18,6 +18,7 @@ const (
 	typeFeaturesRequest  = 5
 	typeFeaturesReply    = 6
 	typePacketIn         = 10
+	typeSetConfig        = 9
 	typeFlowRemoved      = 11
 	typePortStatus       = 12
 	typePacketOut        = 13
