@@ -314,6 +314,20 @@ func (s *Server) TrustsRelay(a netip.Addr) bool {
 	return false
 }
 
+// Relayed reports whether a scope names any relay agent.
+func (s *Server) Relayed() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, list := range [][]*scope{s.scopes4, s.scopes6} {
+		for _, sc := range list {
+			if len(sc.Relays) > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func (sc *scope) relayedBy(a netip.Addr) bool {
 	for _, p := range sc.Relays {
 		if p.Contains(a) {

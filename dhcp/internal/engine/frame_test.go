@@ -75,11 +75,11 @@ func FuzzFrame(f *testing.F) {
 }
 
 func TestLimiter(t *testing.T) {
-	l := newLimiter(10, 5)
+	l := NewLimiter[vnet.MAC](10, 5)
 	at := time.Unix(1000, 0)
 	allowed := func(mac vnet.MAC, n int) (ok int) {
 		for range n {
-			if l.allow(mac, at, false) {
+			if l.Allow(mac, at, false) {
 				ok++
 			}
 		}
@@ -91,13 +91,13 @@ func TestLimiter(t *testing.T) {
 	require.Equal(t, 2, allowed(macA, 50), "and then the rate")
 	got := 0
 	for i := range 3 * maxClients {
-		if l.allow(vnet.MAC{2, 1, byte(i >> 16), byte(i >> 8), byte(i)}, at, false) {
+		if l.Allow(vnet.MAC{2, 1, byte(i >> 16), byte(i >> 8), byte(i)}, at, false) {
 			got++
 		}
 	}
 	require.LessOrEqual(t, got, maxClients+5, "invented MACs share one bucket")
 	require.LessOrEqual(t, len(l.now)+len(l.old), 2*maxClients)
-	require.True(t, l.allow(vnet.MAC{2, 2}, at, true), "a relay's clients are not invented")
+	require.True(t, l.Allow(vnet.MAC{2, 2}, at, true), "a relay's clients are not invented")
 	at = at.Add(time.Minute)
 	require.Equal(t, 5, allowed(macA, 50))
 	at = at.Add(time.Minute)

@@ -1,10 +1,6 @@
 package engine
 
-import (
-	"time"
-
-	"github.com/vnet-go/vnet"
-)
+import "time"
 
 // maxClients is how many clients of one network have a bucket of their own at
 // a time. On the network itself more of them share one, so a flood of invented
@@ -12,13 +8,13 @@ import (
 // trusted not to invent: more of its clients are let pass.
 const maxClients = 16384
 
-// limiter is a token bucket for each client of one network. It is used by one
+// Limiter is a token bucket for each of many clients. It is used by one
 // goroutine.
-type limiter struct {
+type Limiter[K comparable] struct {
 	rate, burst float64 // tokens a second, tokens
 	// Buckets not used for a whole period are full again, so they are dropped
 	// by generations: what is used moves to now, old goes at the end of a period.
-	now, old map[vnet.MAC]bucket
+	now, old map[K]bucket
 	rest     bucket
 	turn     time.Time
 	period   time.Duration
@@ -29,34 +25,36 @@ type bucket struct {
 	at     int64 // nanoseconds; no pointer in it, so that the collector does not look at buckets
 }
 
-func newLimiter(rate float64, burst int) *limiter {
-	return &limiter{
-		rate: rate, burst: float64(burst), now: map[vnet.MAC]bucket{}, old: map[vnet.MAC]bucket{},
+// NewLimiter returns one that gives each rate tokens a second, and keeps burst.
+func NewLimiter[K comparable](rate float64, burst int) *Limiter[K] {
+	return &Limiter[K]{
+		rate: rate, burst: float64(burst), now: map[K]bucket{}, old: map[K]bucket{},
 		rest: bucket{tokens: float64(burst)}, period: time.Duration(float64(burst)/rate*float64(time.Second)) + time.Second,
 	}
 }
 
-// allow takes a token from the client's bucket, and says whether there was one.
-func (l *limiter) allow(mac vnet.MAC, at time.Time, relayed bool) bool {
+// Allow takes a token from the client's bucket, and says whether there was one.
+// Of trusted clients any number may be new.
+func (l *Limiter[K]) Allow(client K, at time.Time, trusted bool) bool {
 	if at.Sub(l.turn) > l.period {
 		l.now, l.old, l.turn = l.old, l.now, at
 		clear(l.now)
 	}
-	b, ok := l.now[mac]
+	b, ok := l.now[client]
 	if !ok {
-		if b, ok = l.old[mac]; !ok {
+		if b, ok = l.old[client]; !ok {
 			b = bucket{tokens: l.burst, at: at.UnixNano()}
 		}
 		if len(l.now) >= maxClients {
-			return relayed || l.take(&l.rest, at)
+			return trusted || l.take(&l.rest, at)
 		}
 	}
 	ok = l.take(&b, at)
-	l.now[mac] = b
+	l.now[client] = b
 	return ok
 }
 
-func (l *limiter) take(b *bucket, at time.Time) bool {
+func (l *Limiter[K]) take(b *bucket, at time.Time) bool {
 	now := at.UnixNano()
 	if d := now - b.at; d > 0 {
 		b.tokens = min(l.burst, b.tokens+float64(d)/1e9*l.rate)

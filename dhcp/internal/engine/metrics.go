@@ -23,6 +23,9 @@ const (
 // Attached says that so many more networks are being served.
 func (m *Metrics) Attached(n float64) { m.attached.Add(n) }
 
+// Limited says that a frame was dropped because its sender sends too many.
+func (m *Metrics) Limited() { m.dropped.WithLabelValues(dropLimit).Inc() }
+
 // QueueFull says that so many frames were dropped because a queue was full.
 func (m *Metrics) QueueFull(n float64) { m.dropped.WithLabelValues(dropQueue).Add(n) }
 

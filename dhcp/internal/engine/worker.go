@@ -63,7 +63,7 @@ type Worker struct {
 	mac     vnet.MAC
 	ll      netip.Addr
 	put     func(frame []byte, via uint32) error
-	limit   *limiter
+	limit   *Limiter[vnet.MAC]
 	waiting []answer  // until the lease store is synced
 	flushed time.Time // last time it was
 }
@@ -71,7 +71,7 @@ type Worker struct {
 // NewWorker returns a worker that answers as wire says, from mac and its
 // link-local address; put sends a frame the way its request came.
 func NewWorker(o *Options, network string, wire *dhcpwire.Server, mac vnet.MAC, put func(frame []byte, via uint32) error) *Worker {
-	return &Worker{o: o, network: network, wire: wire, mac: mac, ll: mac.LinkLocal(), put: put, limit: newLimiter(o.Rate, o.Burst)}
+	return &Worker{o: o, network: network, wire: wire, mac: mac, ll: mac.LinkLocal(), put: put, limit: NewLimiter[vnet.MAC](o.Rate, o.Burst)}
 }
 
 // Handle answers a frame that came in by via, now or when the lease store is
@@ -150,7 +150,7 @@ func (w *Worker) handle(b []byte, at time.Time) (a answer, ok bool) {
 		if !mine {
 			return answer{}, false
 		}
-		if !w.limit.allow(f.packet.MAC, at, false) {
+		if !w.limit.Allow(f.packet.MAC, at, false) {
 			return w.drop(dropLimit)
 		}
 		if f.kind == arpRequest {
@@ -168,7 +168,7 @@ func (w *Worker) handle(b []byte, at time.Time) (a answer, ok bool) {
 		copy(key[:], p[28:34]) // the end of the peer-address
 		relayed = true
 	}
-	if !w.limit.allow(key, at, relayed) {
+	if !w.limit.Allow(key, at, relayed) {
 		return w.drop(dropLimit)
 	}
 	family, r := "4", dhcpwire.Result{}
