@@ -46,10 +46,7 @@ func (a *applier) apply(ctx context.Context, d *desired.Desired, o vnet.SyncOpti
 	if err := ctx.Err(); err != nil {
 		return out, err
 	}
-	plans, err := plan(ctx, a.s, a.made, d)
-	if err != nil {
-		return out, err
-	}
+	plans, unsure := plan(ctx, a.s, a.made, d)
 	for i, p := range plans {
 		out.changes = append(out.changes, p.Changes...)
 		if err := o.Check(p, existing(p, steps[i].count(&d.State.States))); err != nil {
@@ -57,8 +54,13 @@ func (a *applier) apply(ctx context.Context, d *desired.Desired, o vnet.SyncOpti
 		}
 	}
 	news := !a.told || a.made.Revision != d.Revision
+	if !news && unsure == nil && len(out.changes) == 0 {
+		out.waiting = a.plug(ctx, d)
+		return out, nil
+	}
 	a.told = false
 	var errs []error
+	before := ""
 	for round := range rounds {
 		errs = nil
 		for i, st := range steps {
@@ -73,9 +75,11 @@ func (a *applier) apply(ctx context.Context, d *desired.Desired, o vnet.SyncOpti
 			}
 		}
 		// A second round sees that nothing has undone what an earlier step did.
-		if len(errs) == 0 && round > 0 {
+		now := fmt.Sprint(errs)
+		if round > 0 && (len(errs) == 0 || now == before) {
 			break
 		}
+		before = now
 	}
 	if len(errs) == 0 {
 		a.made, a.told = d, true
@@ -90,32 +94,32 @@ func (a *applier) step(ctx context.Context, d *desired.Desired, i int, tell bool
 			return nil
 		}
 	}
-	err := steps[i].sync(ctx, a.s, &d.State.States, o)
-	if steps[i].name == "overlay" && errors.Is(err, vnet.ErrInUse) {
-		err = errors.Join(err, a.add(ctx, d))
+	w := &d.State.States
+	err := steps[i].sync(ctx, a.s, w, o)
+	if err == nil || ctx.Err() != nil || errors.Is(err, vnet.ErrBudget) || steps[i].add == nil {
+		return err
 	}
-	return err
+	// One object has stopped the Sync of all: one that cannot be here, or cannot
+	// go before a later step. The others, which later steps need, can be made.
+	return errors.Join(err, steps[i].add(ctx, a.s, w))
 }
 
 // plan is what making a host as wanted would do. A subsystem cannot say that
 // when it builds on things of another one that are not there yet, or are to go
-// after its own: then it is the difference from what the host was made last.
-func plan(ctx context.Context, s *subsystems, made, want *desired.Desired) ([]vnet.Plan, error) {
+// after its own, or when something is wrong: then it is the difference from what
+// the host was made last, and unsure says why.
+func plan(ctx context.Context, s *subsystems, made, want *desired.Desired) (plans []vnet.Plan, unsure error) {
 	if made == nil {
 		made = new(desired.Desired)
 	}
-	plans := make([]vnet.Plan, len(steps))
 	var errs []error
-	for i, st := range steps {
+	for _, st := range steps {
 		p, err := st.plan(ctx, s, &want.State.States)
-		switch {
-		case err == nil:
-			plans[i] = p
-		case errors.Is(err, vnet.ErrNotFound), errors.Is(err, vnet.ErrInUse):
-			plans[i].Changes = st.diff(&made.State.States, &want.State.States)
-		default:
+		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", st.name, err))
+			p.Changes = st.diff(&made.State.States, &want.State.States)
 		}
+		plans = append(plans, p)
 	}
 	return plans, errors.Join(errs...)
 }
@@ -123,23 +127,6 @@ func plan(ctx context.Context, s *subsystems, made, want *desired.Desired) ([]vn
 // existing is how many objects stand when p makes wanted ones of them.
 func existing(p vnet.Plan, wanted int) int {
 	return max(0, wanted-p.Count(vnet.Create)) + p.Count(vnet.Delete)
-}
-
-// add makes what the overlay is to have more, when a Sync has refused because
-// of what has to go first: routers may need it before they let go of that.
-func (a *applier) add(ctx context.Context, d *desired.Desired) error {
-	want := &d.State.Overlay
-	var errs []error
-	for _, n := range want.Networks {
-		errs = append(errs, a.s.overlay.EnsureNetwork(ctx, n))
-	}
-	for _, p := range want.Ports {
-		errs = append(errs, a.s.overlay.EnsurePort(ctx, p))
-	}
-	for _, p := range want.RemotePorts {
-		errs = append(errs, a.s.overlay.EnsureRemotePort(ctx, p))
-	}
-	return errors.Join(errs...)
 }
 
 // plug connects and disconnects devices of this host's ports.

@@ -367,6 +367,28 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
+// One network that cannot be on this host stops nothing but what needs it.
+func TestOneIsNotAll(t *testing.T) {
+	s := newSite(t, topology.Linux)
+	h := s.hosts["h1"]
+	d := s.wanted("h1", "1")
+	d.Overlay.Networks = append(d.Overlay.Networks, overlay.Network{ID: "tagged", Segment: overlay.Segment{Type: overlay.Geneve, ID: 100}})
+	write(t, h.state, d)
+	h.start("-physical", "provider=nosuch", "-max-lag", "0s")
+	h.until("what is wrong is told", func(status int, x health) bool {
+		return status == 503 && x.Applied == "" && strings.Contains(x.Error, "geneve segments not supported") && strings.Contains(x.Error, "nosuch")
+	})
+	h.until("the devices are plugged", func(status int, x health) bool { return len(x.Waiting) == 0 })
+	s.boot("a1", "a2")
+	s.reaches(s.vms["a1"], s.addr("a2").String())
+	d.Overlay.Networks = d.Overlay.Networks[:len(d.Overlay.Networks)-1]
+	write(t, h.state, d)
+	h.end(syscall.SIGTERM)
+	h.start()
+	h.applied("1")
+	s.reaches(s.vms["a1"], "198.51.100.1")
+}
+
 // The sample of the README works as it says.
 func TestSample(t *testing.T) {
 	l := lab.New(t)

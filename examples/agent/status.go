@@ -79,20 +79,23 @@ func (a *agent) handlePlan(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "what is wanted is not known", http.StatusServiceUnavailable)
 		return
 	}
-	plans, err := plan(r.Context(), a.s, made, d)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
+	plans, unsure := plan(r.Context(), a.s, made, d)
 	sum := struct {
 		Revision string `json:"revision"`
 		vnet.Plan
+		Unsure string `json:"unsure,omitempty"` // why a part of it is the difference of two states
 	}{Revision: d.Revision, Plan: vnet.Plan{Changes: []vnet.Change{}}}
 	for _, p := range plans {
 		sum.Changes = append(sum.Changes, p.Changes...)
 	}
+	if unsure != nil {
+		sum.Unsure = unsure.Error()
+	}
 	if r.URL.Query().Get("format") == "text" {
 		fmt.Fprintf(w, "revision %s\n%s", d.Revision, sum.Plan)
+		if unsure != nil {
+			fmt.Fprintf(w, "a part of it is the difference of two states, because %v\n", unsure)
+		}
 		return
 	}
 	answer(w, http.StatusOK, sum)

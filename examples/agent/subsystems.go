@@ -67,62 +67,73 @@ type step struct {
 	sync  func(context.Context, *subsystems, *topology.States, vnet.SyncOptions) error
 	count func(*topology.States) int // objects wanted
 	diff  func(old, want *topology.States) []vnet.Change
+	// add makes all that is wanted one by one and removes nothing; nil where one
+	// object cannot be in the way of others.
+	add func(context.Context, *subsystems, *topology.States) error
+}
+
+// service is what all five have, over the states of their own.
+type service[S any] interface {
+	Plan(context.Context, S) (vnet.Plan, error)
+	Sync(context.Context, S, vnet.SyncOptions) error
+}
+
+// stepOf is the step of a service whose states are of type S.
+func stepOf[S any](name string, the func(*subsystems) service[S], of func(*topology.States) S, count func(S) int, diff func(old, want S) []vnet.Change,
+	add func(context.Context, *subsystems, S) error) step {
+	st := step{
+		name: name,
+		plan: func(ctx context.Context, s *subsystems, w *topology.States) (vnet.Plan, error) {
+			return the(s).Plan(ctx, of(w))
+		},
+		sync: func(ctx context.Context, s *subsystems, w *topology.States, o vnet.SyncOptions) error {
+			return the(s).Sync(ctx, of(w), o)
+		},
+		count: func(w *topology.States) int { return count(of(w)) },
+		diff:  func(old, want *topology.States) []vnet.Change { return diff(of(old), of(want)) },
+	}
+	if add != nil {
+		st.add = func(ctx context.Context, s *subsystems, w *topology.States) error { return add(ctx, s, of(w)) }
+	}
+	return st
 }
 
 var steps = []step{
-	{"overlay",
-		func(ctx context.Context, s *subsystems, w *topology.States) (vnet.Plan, error) {
-			return s.overlay.Plan(ctx, w.Overlay)
-		},
-		func(ctx context.Context, s *subsystems, w *topology.States, o vnet.SyncOptions) error {
-			return s.overlay.Sync(ctx, w.Overlay, o)
-		},
-		func(w *topology.States) int {
-			return len(w.Overlay.Networks) + len(w.Overlay.Ports) + len(w.Overlay.RemotePorts)
-		},
-		func(old, want *topology.States) []vnet.Change { return overlay.Diff(old.Overlay, want.Overlay) }},
-	{"secgroup",
-		func(ctx context.Context, s *subsystems, w *topology.States) (vnet.Plan, error) {
-			return s.secgroup.Plan(ctx, w.SecGroup)
-		},
-		func(ctx context.Context, s *subsystems, w *topology.States, o vnet.SyncOptions) error {
-			return s.secgroup.Sync(ctx, w.SecGroup, o)
-		},
-		func(w *topology.States) int {
-			return len(w.SecGroup.Groups) + len(w.SecGroup.AddressGroups) + len(w.SecGroup.Ports)
-		},
-		func(old, want *topology.States) []vnet.Change { return secgroup.Diff(old.SecGroup, want.SecGroup) }},
-	{"router",
-		func(ctx context.Context, s *subsystems, w *topology.States) (vnet.Plan, error) {
-			return s.router.Plan(ctx, w.Router)
-		},
-		func(ctx context.Context, s *subsystems, w *topology.States, o vnet.SyncOptions) error {
-			return s.router.Sync(ctx, w.Router, o)
-		},
-		func(w *topology.States) int {
-			return len(w.Router.Routers) + len(w.Router.FloatingIPs) + len(w.Router.PortForwards)
-		},
-		func(old, want *topology.States) []vnet.Change { return router.Diff(old.Router, want.Router) }},
-	{"dhcp",
-		func(ctx context.Context, s *subsystems, w *topology.States) (vnet.Plan, error) {
-			return s.dhcp.Plan(ctx, w.DHCP)
-		},
-		func(ctx context.Context, s *subsystems, w *topology.States, o vnet.SyncOptions) error {
-			return s.dhcp.Sync(ctx, w.DHCP, o)
-		},
-		func(w *topology.States) int { return len(w.DHCP.Scopes) + len(w.DHCP.Reservations) },
-		func(old, want *topology.States) []vnet.Change { return dhcp.Diff(old.DHCP, want.DHCP).Changes }},
-	{"metadata",
-		func(ctx context.Context, s *subsystems, w *topology.States) (vnet.Plan, error) {
-			return s.metadata.Plan(ctx, w.Metadata)
-		},
-		func(ctx context.Context, s *subsystems, w *topology.States, o vnet.SyncOptions) error {
-			return s.metadata.Sync(ctx, w.Metadata, o)
-		},
-		func(w *topology.States) int { return len(w.Metadata.Endpoints) },
-		func(old, want *topology.States) []vnet.Change {
-			return metadata.Diff(old.Metadata, want.Metadata).Changes
-		}},
+	stepOf("overlay", func(s *subsystems) service[overlay.State] { return s.overlay }, func(w *topology.States) overlay.State { return w.Overlay },
+		func(w overlay.State) int { return len(w.Networks) + len(w.Ports) + len(w.RemotePorts) }, overlay.Diff,
+		func(ctx context.Context, s *subsystems, w overlay.State) error {
+			return errors.Join(each(ctx, w.Networks, s.overlay.EnsureNetwork), each(ctx, w.Ports, s.overlay.EnsurePort), each(ctx, w.RemotePorts, s.overlay.EnsureRemotePort))
+		}),
+	stepOf("secgroup", func(s *subsystems) service[secgroup.State] { return s.secgroup }, func(w *topology.States) secgroup.State { return w.SecGroup },
+		func(w secgroup.State) int { return len(w.Groups) + len(w.AddressGroups) + len(w.Ports) }, secgroup.Diff,
+		func(ctx context.Context, s *subsystems, w secgroup.State) error {
+			return errors.Join(each(ctx, w.AddressGroups, s.secgroup.EnsureAddressGroup), each(ctx, w.Groups, s.secgroup.EnsureGroup), each(ctx, w.Ports, s.secgroup.EnsurePort))
+		}),
+	stepOf("router", func(s *subsystems) service[router.State] { return s.router }, func(w *topology.States) router.State { return w.Router },
+		func(w router.State) int { return len(w.Routers) + len(w.FloatingIPs) + len(w.PortForwards) }, router.Diff,
+		func(ctx context.Context, s *subsystems, w router.State) error {
+			return errors.Join(each(ctx, w.Routers, s.router.EnsureRouter), each(ctx, w.FloatingIPs, s.router.EnsureFloatingIP), each(ctx, w.PortForwards, s.router.EnsurePortForward))
+		}),
+	stepOf("dhcp", func(s *subsystems) service[dhcp.State] { return s.dhcp }, func(w *topology.States) dhcp.State { return w.DHCP },
+		func(w dhcp.State) int { return len(w.Scopes) + len(w.Reservations) },
+		func(old, want dhcp.State) []vnet.Change { return dhcp.Diff(old, want).Changes }, nil),
+	stepOf("metadata", func(s *subsystems) service[metadata.State] { return s.metadata }, func(w *topology.States) metadata.State { return w.Metadata },
+		func(w metadata.State) int { return len(w.Endpoints) },
+		func(old, want metadata.State) []vnet.Change { return metadata.Diff(old, want).Changes }, nil),
+}
+
+// each calls f for all of them, whatever it says of one.
+func each[T any](ctx context.Context, all []T, f func(context.Context, T) error) error {
+	var errs []error
+	for _, x := range all {
+		if err := f(ctx, x); err != nil {
+			errs = append(errs, err)
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // servers are what needs this process while it works.
