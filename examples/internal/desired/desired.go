@@ -72,7 +72,9 @@ type Desired struct {
 }
 
 // Source says what this host is to be. A distributed store implements it for
-// the host that asks.
+// the host that asks. What moves from one host to another (a router, with its
+// addresses) must not be in two places at a time: the store first lets the host
+// it leaves go on without it, and hears that from its Status.
 type Source interface {
 	// Watch yields the state that is wanted now, and each later one, until ctx
 	// ends. States are whole and valid: a source that knows only a part yields an
