@@ -207,10 +207,10 @@ func (a Controller) encode(b []byte) ([]byte, error) {
 	start := len(b)
 	b = append(nxAction(b, nxController2, 0), 0, 0, 0, 0, 0, 0)
 	if n := orAll(a.MaxLen); n != 0xffff {
-		b = append(be16(b, 0, 6, n), 0, 0)
+		b = be16(b, 0, 8, n, 0)
 	}
 	if a.ID != 0 {
-		b = append(be16(b, 1, 6, a.ID), 0, 0)
+		b = be16(b, 1, 8, a.ID, 0)
 	}
 	if a.Reason != 0 && a.Reason != ReasonAction {
 		b = append(be16(b, 2, 5), a.Reason, 0, 0, 0)
@@ -246,11 +246,7 @@ func Load(s Slice, v uint64) SetField { return SetField{s.Is(v)} }
 func LoadWide(s Slice, v Value) SetField { return SetField{s.wide(v)} }
 
 func (a SetField) String() string {
-	name := a.Field.String()
-	if a.Field == InPort {
-		name = "in_port_oxm"
-	}
-	return "set_field:" + a.Cond.text() + "->" + name
+	return "set_field:" + a.Cond.text() + "->" + a.Field.long()
 }
 
 func (a SetField) encode(b []byte) ([]byte, error) {
@@ -265,6 +261,13 @@ func (a SetField) encode(b []byte) ([]byte, error) {
 		return nil, badField(a.Field, "is set to %s, with bits outside of the mask %s", a.Value.text(), a.Mask.text())
 	case a.Mask.isZero() || !a.Mask.andNot(a.Field.ones()).isZero():
 		return nil, badField(a.Field, "has %d bits, the mask is %s", a.Field.Width(), a.Mask.text())
+	}
+	if a.Field == InPort { // as the 16 bits that Open vSwitch takes port 0 in too
+		short, err := Port(a.Value.Lo).short()
+		if err != nil {
+			return nil, err
+		}
+		a.Cond = InPort16.Is(uint64(short))
 	}
 	start := len(b)
 	return endAction(a.appendTLV(be16(b, actSetField, 0)), start)

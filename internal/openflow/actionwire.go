@@ -208,6 +208,9 @@ func takeAction(b []byte, depth int) (Action, error) {
 		if err != nil || c.Mask.isZero() || len(rest) > 7 {
 			return raw, nil
 		}
+		if c.Field == InPort16 {
+			c = InPort.Is(uint64(longPort(uint16(c.Value.Lo))))
+		}
 		return SetField{c}, nil
 	case t == actCopyField && len(b) >= 16:
 		src, rest, err := takeField(b[12:])
@@ -357,9 +360,9 @@ func takeController(b []byte) (Action, error) {
 		}
 		body := b[4:n]
 		switch t := get16(b); {
-		case t == 0 && n == 6:
+		case t == 0 && n == 8:
 			a.MaxLen = get16(body)
-		case t == 1 && n == 6:
+		case t == 1 && n == 8:
 			a.ID = get16(body)
 		case t == 2 && n == 5:
 			a.Reason = body[0]

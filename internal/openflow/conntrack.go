@@ -61,7 +61,7 @@ func (m CtMatch) append(b []byte) ([]byte, error) {
 		}
 	}
 	if !m.AnyZone {
-		b = appendProperty(b, 2, be16(nil, m.Zone))
+		b = appendProperty(b, 2, be16(nil, m.Zone, 0))
 	}
 	return b, nil
 }
@@ -81,17 +81,17 @@ func (t CtTuple) append(b []byte, proto uint8) ([]byte, error) {
 		if len(b) == 0 {
 			return b, nil
 		}
-		b = appendProperty(b, 4, be16(nil, t.ICMPID))
+		b = appendProperty(b, 4, be16(nil, t.ICMPID, 0))
 		b = appendProperty(b, 5, []byte{t.ICMPType})
 		return appendProperty(b, 6, []byte{t.ICMPCode}), nil
 	case proto == 0 && (t.SrcPort != 0 || t.DstPort != 0):
 		return nil, &InvalidError{What: "a connection", Reason: "has a port and no protocol"}
 	}
 	if t.SrcPort != 0 {
-		b = appendProperty(b, 2, be16(nil, t.SrcPort))
+		b = appendProperty(b, 2, be16(nil, t.SrcPort, 0))
 	}
 	if t.DstPort != 0 {
-		b = appendProperty(b, 3, be16(nil, t.DstPort))
+		b = appendProperty(b, 3, be16(nil, t.DstPort, 0))
 	}
 	return b, nil
 }

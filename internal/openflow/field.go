@@ -384,5 +384,33 @@ func (f Field) info() *fieldInfo {
 	return &fieldTable[f]
 }
 
-func (f Field) ones() Value  { return lowOnes(f.Width()) }
-func (f Field) wireLen() int { return (f.Width() + 7) / 8 }
+func (f Field) ones() Value { return lowOnes(f.Width()) }
+
+// wireLen is the number of bytes of the field in a TLV.
+func (f Field) wireLen() int {
+	if f.Width() == 20 { // labels
+		return 4
+	}
+	return (f.Width() + 7) / 8
+}
+
+// long is the name that ovs-ofctl uses in actions ("ip_src").
+func (f Field) long() string {
+	switch f {
+	case EthSrc:
+		return "eth_src"
+	case EthDst:
+		return "eth_dst"
+	case EthType:
+		return "eth_type"
+	case VLANPCP:
+		return "vlan_pcp"
+	case IPv4Src:
+		return "ip_src"
+	case IPv4Dst:
+		return "ip_dst"
+	case IPFrag:
+		return "ip_frag"
+	}
+	return f.String()
+}

@@ -229,22 +229,11 @@ func (m *FlowMod) appendMessage(b []byte, xid uint32) ([]byte, error) {
 	b = be16(b, m.IdleTimeout, m.HardTimeout, m.Priority)
 	b = be32(b, noBuffer, uint32(PortAny), groupAny)
 	b = be16(b, uint16(m.Flags), m.Importance)
-	if (m.Command == CommandDelete || m.Command == CommandModify) && len(m.Match) == 0 {
-		b = append(b, emptyMatch...)
-		bare, err := appendInstructions(b, m.Actions)
-		if err != nil {
-			return nil, m.invalid(err)
-		}
-		b = bare
-	} else {
-		full, err := m.Flow.encode(b)
-		if err != nil {
-			return nil, err
-		}
-		b = full
-	}
-	b, err := finish(b, start)
+	b, err := m.Flow.encode(b)
 	if err != nil {
+		return nil, err
+	}
+	if b, err = finish(b, start); err != nil {
 		return nil, m.invalid(err)
 	}
 	return b, nil

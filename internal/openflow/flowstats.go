@@ -39,9 +39,6 @@ func (f FlowFilter) appendMatch(b []byte) ([]byte, error) {
 	if err != nil {
 		return nil, &InvalidError{What: "a filter on flows", Reason: err.Error()}
 	}
-	if len(m) == 0 { // of whatever kind of packet
-		return append(b, emptyMatch...), nil
-	}
 	return appendMatch(b, m), nil
 }
 

@@ -57,7 +57,7 @@ func (g GroupDesc) String() string {
 		if len(g.Fields) > 0 {
 			names := make([]string, len(g.Fields))
 			for i, f := range g.Fields {
-				names[i] = groupField(f)
+				names[i] = f.long()
 			}
 			if len(names) == 1 {
 				m += ",fields=" + names[0]
@@ -81,24 +81,6 @@ func (g GroupDesc) String() string {
 		p = append(p, s+"actions="+actionsString(b.Actions))
 	}
 	return strings.Join(p, ",")
-}
-
-func groupField(f Field) string {
-	switch f {
-	case IPv4Src:
-		return "ip_src"
-	case IPv4Dst:
-		return "ip_dst"
-	case EthSrc:
-		return "eth_src"
-	case EthDst:
-		return "eth_dst"
-	case EthType:
-		return "eth_type"
-	case IPProto:
-		return "ip_proto"
-	}
-	return f.String()
 }
 
 func (g GroupDesc) bucketID(i int) uint32 {
@@ -205,7 +187,7 @@ func (g *GroupDesc) appendBucket(b []byte, i int) ([]byte, error) {
 	}
 	actions := len(b) - start - 8
 	if g.Type == GroupSelect {
-		b = append(be16(b, 0, 6, k.Weight), 0, 0)
+		b = append(be16(b, 0, 8, k.Weight), 0, 0)
 	}
 	if k.WatchPort != 0 {
 		b = be32(be16(b, 1, 8), uint32(k.WatchPort))
@@ -324,7 +306,7 @@ func decodeBucket(b []byte) (Bucket, int, error) {
 		}
 		props = rest
 		switch {
-		case typ == 0 && len(body) == 2:
+		case typ == 0 && len(body) == 4:
 			k.Weight = get16(body)
 		case typ == 1 && len(body) == 4:
 			if p := Port(binary.BigEndian.Uint32(body)); p != PortAny {

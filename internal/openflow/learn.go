@@ -64,7 +64,7 @@ func (s LearnSpec) String() string {
 	switch s.kind {
 	case learnMatch | learnImmediate:
 		if int(s.Dst.Bits) == s.Dst.Field.Width() {
-			return s.Dst.Field.String() + "=" + Cond{s.Dst.Field, s.Value, s.Dst.Field.ones()}.text()
+			return s.Dst.Field.long() + "=" + Cond{s.Dst.Field, s.Value, s.Dst.Field.ones()}.text()
 		}
 		return s.Dst.String() + "=" + value
 	case learnMatch:

@@ -201,7 +201,7 @@ func kindOf(m Match) kind {
 		case VLANVID:
 			k.vlan = c.Value.Lo&VLANPresent != 0
 		case CtState:
-			k.trk = c.Value.Lo&CtTrk != 0
+			k.trk = c.Value.Lo&(CtNew|CtEst|CtRel|CtRpl|CtSNAT|CtDNAT) != 0 || c.Value.Lo&CtTrk != 0 && c.Mask.Lo&^c.Value.Lo&CtInv != 0
 		}
 	}
 	return k
@@ -240,7 +240,7 @@ func (k kind) has(n need) bool {
 	case needNA:
 		return k.has(needICMPv6) && k.icmp == 136
 	case needCt:
-		return k.trk
+		return k.trk && ip
 	}
 	return true
 }
@@ -249,7 +249,7 @@ func (n need) String() string {
 	return [...]string{"nothing", "an Ethernet packet", "VLANVID with a tag", "dl_type of MPLS", "dl_type=0x0800 (IPv4)", "dl_type=0x86dd (IPv6)",
 		"dl_type=0x0800 or 0x86dd (IP)", "dl_type=0x0806 (ARP)", "IP with nw_proto=6 (TCP)", "IP with nw_proto=17 (UDP)", "IP with nw_proto=132 (SCTP)",
 		"IPv4 with nw_proto=1 (ICMP)", "IPv6 with nw_proto=58 (ICMPv6)", "ICMPv6 with icmpv6_type=135 or 136 (ND)",
-		"ICMPv6 with icmpv6_type=135 (neighbour solicitation)", "ICMPv6 with icmpv6_type=136 (neighbour advertisement)", "ct_state=+trk"}[n]
+		"ICMPv6 with icmpv6_type=135 (neighbour solicitation)", "ICMPv6 with icmpv6_type=136 (neighbour advertisement)", "ct_state=+trk-inv, or with one of +new, +est, +rel, +rpl, +snat, +dnat"}[n]
 }
 
 // appendTLV appends an OXM (OpenFlow 1.5.1, section 7.2.3.2).
@@ -327,28 +327,17 @@ func takeTLV(b []byte) (Cond, []byte, error) {
 }
 
 // appendMatch appends an OpenFlow match with its padding. The match is
-// canonical. A match of which nothing says that packets are Ethernet gets a
-// packet_type that does, as ovs-ofctl's matches do: without it OpenFlow 1.5
-// means packets of all kinds, which is another flow.
+// canonical. Like ovs-ofctl's it says nothing of packet_type, with which an
+// otherwise equal match would be another flow.
 func appendMatch(b []byte, m Match) []byte {
 	start := len(b)
 	b = append(b, 0, 1, 0, 0)
-	ethernet := false
-	for _, c := range m {
-		ethernet = ethernet || c.Field.info().need != needNone
-	}
-	if !ethernet {
-		b = Cond{packetType, Value{}, packetType.ones()}.appendTLV(b)
-	}
 	for _, c := range m {
 		b = c.appendTLV(b)
 	}
 	binary.BigEndian.PutUint16(b[start+2:], uint16(len(b)-start))
 	return pad(b, start)
 }
-
-// emptyMatch is what covers all flows, of whatever kind of packet.
-const emptyMatch = "\x00\x01\x00\x04\x00\x00\x00\x00"
 
 // pad appends zeros until b is a multiple of 8 bytes longer than start.
 func pad(b []byte, start int) []byte {

@@ -103,7 +103,7 @@ func (c *Conn) unmonitor(feed *feed[FlowUpdate]) {
 	defer cancel()
 	err := c.multipart(ctx, partFlowMonitor, func(b []byte) ([]byte, error) {
 		b = be16(be32(b, monitorID, uint32(PortAny), groupAny), 0)
-		return append(append(b, AllTables, monitorDelete), emptyMatch...), nil
+		return appendMatch(append(b, AllTables, monitorDelete), nil), nil
 	}, func([]byte) error { return nil })
 	if err != nil && c.Err() == nil {
 		c.o.Logger.Debug("openflow: ending a monitor", "error", err)

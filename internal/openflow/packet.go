@@ -227,13 +227,7 @@ func (p *PacketOut) append(b []byte, xid uint32) ([]byte, error) {
 	}
 	start := len(b)
 	b = be16(be32(appendMsgHeader(b, typePacketOut, xid), noBuffer), 0, 0)
-	match := len(b)
-	b = append(b, 0, 1, 0, 0)
-	for _, x := range m {
-		b = x.appendTLV(b)
-	}
-	binary.BigEndian.PutUint16(b[match+2:], uint16(len(b)-match))
-	b = pad(b, match)
+	b = appendMatch(b, m)
 	actions := len(b)
 	if b, err = appendActions(b, p.Actions); err != nil {
 		return nil, &InvalidError{What: "a packet-out with actions=" + actionsString(p.Actions), Reason: err.Error()}
