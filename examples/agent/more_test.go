@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +21,7 @@ import (
 	"github.com/vnet-go/vnet/internal/lab"
 	"github.com/vnet-go/vnet/overlay"
 	"github.com/vnet-go/vnet/router"
+	"github.com/vnet-go/vnet/secgroup"
 )
 
 // A directory holds the state in parts: here a file each object.
@@ -387,6 +390,59 @@ func TestOneIsNotAll(t *testing.T) {
 	h.start()
 	h.applied("1")
 	s.reaches(s.vms["a1"], "198.51.100.1")
+}
+
+// Killed at any point between one state and another, the agent finishes when it
+// is started again; what both states allow flows on all the while.
+func TestKilledAnywhere(t *testing.T) {
+	s := newSite(t, topology.Linux)
+	h := s.hosts["h1"]
+	small := s.wanted("h1", "0")
+	write(t, h.state, small)
+	h.start()
+	h.applied("0")
+	s.boot("a1", "a2")
+	flow := s.traffic("a1", "a2")
+	big, err := clone(small.State)
+	require.NoError(t, err)
+	vm := s.l.NS("more")
+	for i := range 5 {
+		id := fmt.Sprint("more-", i)
+		big.Overlay.Networks = append(big.Overlay.Networks, overlay.Network{ID: id, Segment: overlay.Segment{Type: overlay.VXLAN, ID: uint32(100 + i)}})
+		port := overlay.Port{ID: id, NetworkID: id, MAC: vnet.MAC{2, 0, 0, 8, 8, byte(i)}, FixedIPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 8, byte(i), 9})}, Filtered: true}
+		big.Overlay.Ports = append(big.Overlay.Ports, port)
+		big.SecGroup.Ports = append(big.SecGroup.Ports, secgroup.Port{ID: id, NetworkID: id, MAC: port.MAC, FixedIPs: port.FixedIPs, Groups: []string{"open"}})
+		big.Attachments = append(big.Attachments, overlay.Attachment{PortID: id, Kind: overlay.Veth, Name: fmt.Sprint("eth", i), Netns: vm.Path})
+		big.Router.Routers = append(big.Router.Routers, router.Router{ID: id, Interfaces: []router.Interface{{PortID: "r-" + id, NetworkID: id,
+			MAC: vnet.MAC{2, 0, 0, 8, 9, byte(i)}, Addresses: mustPrefixes(fmt.Sprintf("10.8.%d.1/24", i))}}})
+	}
+	for i := range 12 {
+		h.end(syscall.SIGKILL)
+		d := document{Revision: fmt.Sprint(i + 1), State: small.State}
+		if i%2 == 0 {
+			d.State = big
+		}
+		d.Force = d.Revision
+		write(t, h.state, d)
+		h.start()
+		time.Sleep(time.Duration(40+rand.IntN(100)) * time.Millisecond) // anywhere in it
+	}
+	h.end(syscall.SIGKILL)
+	last := document{Revision: "last", State: small.State, Force: "last"}
+	write(t, h.state, last)
+	h.start()
+	h.applied("last")
+	out := h.NS.IP("-o", "link", "show")
+	assert.NotContains(t, out, "more-", "nothing is left of the other state")
+	last.State, last.Revision = big, "very last"
+	write(t, h.state, last)
+	h.applied("very last")
+	flow.flows()
+	flow.done()
+	for i := range 5 {
+		vm.Configure(fmt.Sprint("eth", i), []string{fmt.Sprintf("10.8.%d.9/24", i)})
+		s.reaches(vm, fmt.Sprintf("10.8.%d.1", i))
+	}
 }
 
 // The sample of the README works as it says.
