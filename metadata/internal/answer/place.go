@@ -78,6 +78,28 @@ type Namespace interface{ Do(func() error) error }
 // source address there; zone is the index of the device it came in by, of a
 // link-local one.
 func Listen(ctx context.Context, ns Namespace, port int, who func(source netip.Addr, zone int) (metadata.Asker, bool)) ([]metadata.Listener, error) {
+	return listen(ctx, ns, port, func(c net.Conn) (metadata.Asker, bool) {
+		source, zone, ok := peer(c)
+		if !ok {
+			return metadata.Asker{}, false
+		}
+		return who(source, zone)
+	})
+}
+
+// ListenAt is Listen where the address that was asked tells who asks.
+func ListenAt(ctx context.Context, ns Namespace, port int, who func(source, local netip.Addr) (metadata.Asker, bool)) ([]metadata.Listener, error) {
+	return listen(ctx, ns, port, func(c net.Conn) (metadata.Asker, bool) {
+		source, _, ok := peer(c)
+		local, is := c.LocalAddr().(*net.TCPAddr)
+		if !ok || !is {
+			return metadata.Asker{}, false
+		}
+		return who(source, local.AddrPort().Addr().Unmap())
+	})
+}
+
+func listen(ctx context.Context, ns Namespace, port int, who func(net.Conn) (metadata.Asker, bool)) ([]metadata.Listener, error) {
 	var out []metadata.Listener
 	err := ns.Do(func() error {
 		for network, host := range map[string]string{"tcp4": "0.0.0.0", "tcp6": "::"} {
@@ -85,13 +107,7 @@ func Listen(ctx context.Context, ns Namespace, port int, who func(source netip.A
 			if err != nil {
 				return err
 			}
-			out = append(out, metadata.Listener{Listener: l, HopLimit: hopLimit, Who: func(c net.Conn) (metadata.Asker, bool) {
-				source, zone, ok := peer(c)
-				if !ok {
-					return metadata.Asker{}, false
-				}
-				return who(source, zone)
-			}})
+			out = append(out, metadata.Listener{Listener: l, HopLimit: hopLimit, Who: who})
 		}
 		return nil
 	})
