@@ -361,11 +361,11 @@ func (b *Backend) steps(ctx context.Context, changes []change) ([]linux.Step, er
 	if slices.ContainsFunc(changes, func(c change) bool { return c.new != object{} }) || b.old {
 		phase = linux.FilterAdd
 	}
-	ends := newEndings(f, changes, func(portID string) bool {
+	ends := newEnds(f, changes, func(portID string) bool {
 		p, err := b.h.Ports().Get(ctx, portID)
 		return err == nil && p.Device != "" && !p.Filtered
 	})
-	zones, err := b.zones(ctx, ends.networks)
+	zones, err := b.zones(ctx, ends.Networks)
 	if err != nil {
 		return nil, err
 	}
@@ -433,7 +433,7 @@ func (b *Backend) steps(ctx context.Context, changes []change) ([]linux.Step, er
 		return nil
 	}})
 	if len(zones) > 0 {
-		steps = append(steps, b.end(ends.judge(zones)))
+		steps = append(steps, b.end(judge(ends, zones)))
 	}
 	return append(steps, after...), nil
 }

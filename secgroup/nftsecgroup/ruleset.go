@@ -19,8 +19,8 @@ import (
 
 // Marks of a connection: which side's port let it pass by a stateless rule.
 const (
-	openerStateless   = 1
-	receiverStateless = 2
+	openerStateless   = book.OpenerStateless
+	receiverStateless = book.ReceiverStateless
 )
 
 // version is of what this file draws and what record.go writes; another one

@@ -410,3 +410,17 @@ func (b *Book) Explain(p secgroup.Port, q secgroup.Packet) vnet.Explanation {
 	}
 	return x
 }
+
+// MemberCounts yields the prefixes that ports of the group are called by,
+// each with how many of them are, in no order.
+func (b *Book) MemberCounts(group string) iter.Seq2[netip.Prefix, int] {
+	return func(yield func(netip.Prefix, int) bool) {
+		if m := b.in[group]; m != nil {
+			for p, n := range m.set.n {
+				if !yield(p, n) {
+					return
+				}
+			}
+		}
+	}
+}
