@@ -1,7 +1,6 @@
 package ovn
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -19,7 +18,7 @@ import (
 	"github.com/vnet-go/vnet/internal/netns"
 	"github.com/vnet-go/vnet/internal/ovsdb"
 	"github.com/vnet-go/vnet/internal/rtnl"
-	"github.com/vnet-go/vnet/internal/sysctl"
+	"github.com/vnet-go/vnet/internal/vif"
 	"github.com/vnet-go/vnet/internal/vswitchrow"
 )
 
@@ -549,102 +548,8 @@ func (c *Chassis) Changes(ctx context.Context) iter.Seq[struct{}] {
 
 // makeDevice makes what is asked for, or finds it made; made says which.
 func (c *Chassis) makeDevice(p Plug, dev string) (made bool, err error) {
-	l, err := c.rt.Link(dev)
-	there := err == nil
-	if err != nil && !errors.Is(err, vnet.ErrNotFound) {
-		return false, err
-	}
-	if p.Kind == DeviceExisting {
-		if !there {
-			return false, fmt.Errorf("device %s: %w", dev, vnet.ErrNotFound)
-		}
-		return false, errors.Join(c.apart(dev), c.rt.SetUp(dev))
-	}
-	if there {
-		if l.Alias != c.alias(p.Part, p.Kind, p.PortID) {
-			return false, fmt.Errorf("device %s is %q: %w", dev, l.Alias, vnet.ErrConflict)
-		}
-		if p.Kind == DeviceVeth {
-			if err := farEnd(p, l); err != nil {
-				return false, err
-			}
-		}
-	} else {
-		switch p.Kind {
-		case DeviceVeth:
-			ns, err := netns.Open(p.Netns)
-			if err != nil {
-				return false, err
-			}
-			defer ns.Close()
-			name := cmp.Or(p.Name, "eth0")
-			if err := c.rt.AddVeth(dev, name, ns, vnet.MAC{}, p.MAC, cmp.Or(p.MTU, 1500)); err != nil {
-				return false, err
-			}
-			if c.userspace() {
-				if err := ns.Do(func() error { return rtnl.NoChecksumOffload(name) }); err != nil {
-					c.rt.DelLink(dev)
-					return false, err
-				}
-			}
-		case DeviceTap:
-			if err := c.rt.AddLink(&rtnl.Tuntap{LinkAttrs: rtnl.LinkAttrs{Name: dev, MTU: p.MTU}, Mode: rtnl.TapMode}); err != nil {
-				return false, err
-			}
-		default:
-			return false, &vnet.FieldError{Field: "kind", Value: string(p.Kind), Reason: "is no kind of device"}
-		}
-	}
-	err = c.rt.SetAlias(dev, c.alias(p.Part, p.Kind, p.PortID))
-	if err == nil && p.MTU > 0 {
-		err = c.rt.SetMTU(dev, p.MTU)
-	}
-	if err == nil {
-		err = c.apart(dev)
-	}
-	if err == nil {
-		err = c.rt.SetUp(dev)
-	}
-	if err != nil && !there {
-		c.rt.DelLink(dev)
-	}
-	return !there, err
-}
-
-// apart keeps the host's own IP stack off a device: with the userspace
-// datapath the kernel hears what the switch hears, and would answer.
-func (c *Chassis) apart(dev string) error {
-	for _, kv := range []sysctl.KV{{Key: "net/ipv6/conf/" + dev + "/disable_ipv6", Value: "1"}, {Key: "net/ipv4/conf/" + dev + "/arp_ignore", Value: "8"}} {
-		_, err := sysctl.Tree{NS: c.ns}.Set(kv)
-		if err != nil && !errors.Is(err, vnet.ErrNotFound) { // a kernel or an MTU without IPv6
-			return err
-		}
-	}
-	return nil
-}
-
-// farEnd checks that the far end of a pair is where it is asked for, and gives
-// it the MAC and MTU.
-func farEnd(p Plug, l rtnl.Link) error {
-	name := cmp.Or(p.Name, "eth0")
-	ns, err := netns.Open(p.Netns)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	rt := rtnl.Open(ns)
-	defer rt.Close()
-	far, err := rt.Link(name)
-	if errors.Is(err, vnet.ErrNotFound) || err == nil && (far.Peer != l.Index || l.Peer != far.Index) {
-		return fmt.Errorf("the far end of device %s is not %s in %s: %w", l.Name, name, p.Netns, vnet.ErrConflict)
-	}
-	if err == nil && !p.MAC.IsZero() {
-		err = rt.SetMAC(name, p.MAC)
-	}
-	if err == nil && p.MTU > 0 {
-		err = rt.SetMTU(name, p.MTU)
-	}
-	return err
+	return vif.Make(c.ns, c.rt, vif.Spec{Name: dev, Alias: c.alias(p.Part, p.Kind, p.PortID), Kind: string(p.Kind), Far: p.Name, Netns: p.Netns,
+		MAC: p.MAC, MTU: p.MTU, Userspace: c.userspace()})
 }
 
 // userspace reports whether the integration bridge is of the userspace datapath.

@@ -1,0 +1,118 @@
+// Package pipeline names the OpenFlow tables, registers, flags and conntrack
+// zones of a bridge that package ovs drives: who fills which table, and what
+// the parts tell each other in registers. It is a page, and no code.
+package pipeline
+
+import "github.com/vnet-go/vnet"
+
+// The tables. What fills one sends packets on to the next by itself; a stage
+// that nobody fills passes.
+const (
+	Classify        = 0
+	PortSecurity    = 10 // to 16: secgroup, from a port
+	Commit          = 15 // subroutine
+	DHCP            = 20
+	Metadata        = 21 // to 24
+	MetadataAnswers = 22
+	Responder       = 30
+	RouterLocal     = 31
+	RouterAdmission = 40 // to 58: router
+	Neighbours      = 59 // subroutine
+	L2              = 60
+	Flood           = 61 // to 63
+	ToPort          = 70 // to 74: secgroup, to a port
+	Deliver         = 80
+	Registry        = 253 // the last that flows may be in
+)
+
+// Flags in register 0.
+const (
+	Filtered    = 1 << 0 // the port it came from wants filtering
+	FromTunnel  = 1 << 1
+	FromWire    = 1 << 2 // of a physical network
+	Routed      = 1 << 3
+	OutFiltered = 1 << 4 // the port it goes to wants filtering
+	New         = 1 << 5 // a connection that was let through and is not committed
+	Resolved    = 1 << 6 // Neighbours has set the destination's MAC
+	Hop4        = 1 << 7 // the next hop is an IPv4 address, in register 8
+)
+
+// Registers.
+const (
+	RegFlags   = 0 // bits 8-15 are secgroup's while it is at work, 16-31 router's
+	RegNetwork = 1 // number of the network, which is its conntrack zone
+	RegIn      = 2 // number of the port it came from; 0: none of this host
+	RegOut     = 3 // number of the port it goes to
+	RegRouter  = 4
+	RegHop     = 8 // and 9 to 11 for IPv6 (xxreg2)
+)
+
+// How many there can be of what has numbers, from 1 on.
+const (
+	Ports    = 0x7fff
+	Networks = 0x3fff
+	Routers  = 0x1fff
+)
+
+// OpenFlow ports that are not machines'.
+const (
+	VXLANPort  = 40000
+	GenevePort = 40001
+	PatchPort  = 41000 // and on, one for each physical network
+)
+
+// Zones of conntrack. 0 is the host's own.
+func ZoneOfNetwork(n uint16) uint16 { return n }
+
+// ZonesOfRouter are the one that translates destinations, and that which translates sources.
+func ZonesOfRouter(n uint16) (dnat, snat uint16) { return 0x4000 + 2*n, 0x4000 + 2*n + 1 }
+
+// ZoneOfPort is for what is between a port and this host's servers.
+func ZoneOfPort(n uint16) uint16 { return 0x8000 + n }
+
+// Table is a line of the page.
+type Table struct {
+	First, Last uint8
+	Name        string
+	Part        vnet.Part
+	Does        string
+	Base        string // what becomes of a packet that no flow of the part is about
+}
+
+// Tables returns the page.
+func Tables() []Table {
+	return []Table{
+		{0, 0, "classify", vnet.PartOverlay, "port, tunnel or wire to network (reg1), port (reg2), flags", "dropped"},
+		{10, 14, "egress", vnet.PartSecGroup, "port security, rules of what a port sends", "dropped if the port wants filtering, else to 20"},
+		{15, 15, "commit", vnet.PartSecGroup, "subroutine: whoever takes a packet out of its network lets the connection be remembered", "returns"},
+		{16, 16, "egress", vnet.PartSecGroup, "as 10 to 14", "dropped"},
+		{20, 20, "dhcp", vnet.PartDHCP, "DHCP of this host's ports to the server", "to 21"},
+		{21, 21, "metadata", vnet.PartMetadata, "requests for metadata to this host's proxy", "to 30"},
+		{22, 24, "metadata-answers", vnet.PartMetadata, "the proxy's answers", "dropped"},
+		{30, 30, "responder", vnet.PartOverlay, "ARP and ND for known addresses", "to 31"},
+		{31, 31, "router-local", vnet.PartRouter, "ARP and ND for routers' addresses", "to 40"},
+		{40, 40, "router-admission", vnet.PartRouter, "frames to routers' MACs", "to 60"},
+		{41, 58, "router", vnet.PartRouter, "routes and translates", "dropped"},
+		{59, 59, "neighbours", vnet.PartOverlay, "subroutine: MAC of a known next hop", "returns"},
+		{60, 60, "l2", vnet.PartOverlay, "to a port, a tunnel, the wire, or flooding", "dropped"},
+		{61, 63, "flood", vnet.PartOverlay, "to all of a network", "dropped"},
+		{70, 70, "ingress", vnet.PartSecGroup, "what is sent to a port", "dropped if the port wants filtering, else to 80"},
+		{71, 74, "ingress", vnet.PartSecGroup, "rules of what a port is sent", "dropped"},
+		{80, 80, "deliver", vnet.PartOverlay, "out of the port in reg3", "delivered"},
+		{253, 253, "registry", vnet.PartHost, "never reached: what stands, in notes", "dropped"},
+	}
+}
+
+// MayFill reports whether a part may have flows in a table. What takes packets
+// in may classify them.
+func MayFill(part vnet.Part, table uint8) bool {
+	if part == vnet.PartHost || table == Classify && part == vnet.PartMetadata {
+		return true
+	}
+	for _, t := range Tables() {
+		if table >= t.First && table <= t.Last {
+			return t.Part == part
+		}
+	}
+	return false
+}
