@@ -1,0 +1,68 @@
+// Package ovsrouter makes routers on Open vSwitch, on every host that is told
+// of them, through ovs.Target: flows in tables 31 and 40 to 58 of the host's
+// one bridge. There is no namespace, no device and no IP stack.
+//
+// # The model
+//
+// A router is at home on one host: Router.Host, or wherever it is ensured if
+// that is empty. There its gateway is, with translation, floating IPs, port
+// forwards and all routes. Every other host that is told of the router makes a
+// short cut: packets between its internal networks, of the host's own machines
+// and to neighbours that package overlay knows the place of, are routed where
+// they begin. All else goes, unchanged, through the tunnel to the router's MAC at
+// home, for which the other hosts' overlay needs the router's ports as
+// RemotePorts. Interfaces and gateways on physical networks (flat, VLAN) are
+// served at home only: one MAC is seen in one place.
+//
+//	31 router-local      ARP and neighbour discovery for the router's addresses;
+//	                     neighbours are learned from what they say
+//	40 router-admission  packets to a MAC of the router
+//	41 check             what is nothing to forward; is it for the router itself?
+//	42 self              answers to echo requests; the rest is refused
+//	43 advertise         second half of a neighbour advertisement
+//	44 external          sent to an external address: undo source translation,
+//	45 unsnat            is it an answer?
+//	46 dnat              floating IPs and port forwards
+//	47 ttl               the hop is counted
+//	49 share             one of several ways to a destination
+//	50 route             longest prefix first
+//	51 stage             which translation it needs
+//	52 undnat, 53 snat   is it an answer? of a connection?
+//	54 routed-in         connections from outside that are not translated
+//	55 neighbour         the MAC of the next hop: from overlay (59), or learned (57)
+//	56 source            source translation
+//	58 leave             out on the new network, from table 40 on
+//
+// Translation is OVS's connection tracking in two zones of each router, one for
+// destinations and one for sources; a connection from inside to a floating
+// IP (hairpin) is in both. Packets between internal networks and IPv6 are in none.
+// How packets are translated is as in package linuxrouter.
+//
+// A floating IP is five flows and three records, whatever stands. The records
+// are on the switch (see package ovs), so a new process knows what stands, and
+// writes nothing when it is the same.
+//
+// # What needs this process
+//
+// Serve sends router advertisements (each host to its own machines),
+// asks for neighbours that nobody has told of by ARP and neighbour discovery
+// while packets to them wait, and says what routers say by ICMP: time exceeded,
+// unreachable, too big; and resets for TCP ports of the router's own. While it does
+// not run, routers forward to all neighbours that are known or have spoken in
+// the last five minutes.
+//
+// # Connections
+//
+// What is moved or deleted ends its connections, and no others: they are found by
+// their two tuples in the router's zones. Sync also ends what an earlier process
+// left behind when it was killed.
+//
+// # Worth knowing
+//
+//   - A router moves to another host when both hosts are told so (Host). The
+//     new one announces its addresses. Connections that were translated
+//     end, for connection tracking is the host's own.
+//   - A packet too long for the MTU of an interface or gateway is answered
+//     by ICMP whether it may be fragmented or not; no switch cuts packets.
+//   - A router that hides sources takes up no TCP connection in the middle.
+package ovsrouter
