@@ -30,7 +30,7 @@ const (
 const Pending = solicitationsMax + 1
 
 // AllNodes is where unsolicited advertisements go.
-var AllNodes = netip.MustParseAddr("ff02::1")
+func AllNodes() netip.Addr { return netip.IPv6LinkLocalAllNodes() }
 
 // Config is what one interface advertises.
 type Config struct {
@@ -111,13 +111,13 @@ func (c Config) Serve(ctx context.Context, log *slog.Logger, solicited <-chan ne
 		select {
 		case <-ctx.Done():
 			if ceases() {
-				return send(c.Message(0), AllNodes)
+				return send(c.Message(0), AllNodes())
 			}
 			return nil
 		case err := <-ends:
 			return err
 		case <-timer.C:
-			if err := send(c.Message(c.Lifetime()), AllNodes); err != nil {
+			if err := send(c.Message(c.Lifetime()), AllNodes()); err != nil {
 				return err
 			}
 			sent, last = sent+1, time.Now()

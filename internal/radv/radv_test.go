@@ -3,6 +3,8 @@ package radv
 import (
 	"context"
 	"log/slog"
+	"slices"
+	"sync"
 	"net/netip"
 	"testing"
 	"testing/synctest"
@@ -47,29 +49,42 @@ func TestServe(t *testing.T) {
 			to   netip.Addr
 			life time.Duration
 		}
-		var all []said
+		var mu sync.Mutex
+		var heard []said
+		now := func() []said {
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(heard)
+		}
 		begin := time.Now()
 		ctx, cancel := context.WithCancel(t.Context())
 		solicited := make(chan netip.Addr, Pending)
 		done := make(chan error, 1)
 		go func() {
 			done <- Config{Interval: 600 * time.Second}.Serve(ctx, slog.New(slog.DiscardHandler), solicited, nil, func() bool { return true }, func(m *ndp.RouterAdvertisement, to netip.Addr) error {
-				all = append(all, said{time.Since(begin), to, m.RouterLifetime})
+				mu.Lock()
+				defer mu.Unlock()
+				heard = append(heard, said{time.Since(begin), to, m.RouterLifetime})
 				return nil
 			})
 		}()
 		time.Sleep(time.Second)
+		now()
 		solicited <- netip.MustParseAddr("fe80::5")
 		time.Sleep(time.Second)
+		all := now()
 		require.Len(t, all, 2)
-		require.Equal(t, said{0, AllNodes, 1800 * time.Second}, all[0])
+		require.Equal(t, said{0, AllNodes(), 1800 * time.Second}, all[0])
 		require.Equal(t, netip.MustParseAddr("fe80::5"), all[1].to)
 		require.Less(t, all[1].at, 1500*time.Millisecond)
 		time.Sleep(time.Minute)
+		all = now()
 		require.Equal(t, 16*time.Second, all[2].at)
 		require.Equal(t, 32*time.Second, all[3].at)
 		cancel()
 		require.NoError(t, <-done)
+		all = now()
 		require.Zero(t, all[len(all)-1].life)
 	})
 }
