@@ -3,9 +3,9 @@ package radv
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"sync"
-	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
