@@ -63,16 +63,13 @@ func (a *announcer) announce(network uint16, mac vnet.MAC, addrs ...netip.Addr) 
 	}
 }
 
-// forget stops to announce what a router is not known by any more.
-func (a *announcer) forget(network uint16, addr netip.Addr) {
+// forget stops to announce what routers are not known by any more.
+func (a *announcer) forget(all map[said]bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, m := range []map[said]int{a.fresh, a.left} {
-		for k := range m {
-			if k.network == network && k.addr == addr {
-				delete(m, k)
-			}
-		}
+	for k := range all {
+		delete(a.fresh, k)
+		delete(a.left, k)
 	}
 }
 

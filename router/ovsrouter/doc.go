@@ -1,5 +1,5 @@
 // Package ovsrouter makes routers on Open vSwitch, on every host that is told
-// of them, through ovs.Target: flows in tables 31 and 40 to 58 of the host's
+// of them, through [ovs.Target]: flows in tables 31 and 40 to 58 of the host's
 // one bridge. There is no namespace, no device and no IP stack.
 //
 // # The model
@@ -44,7 +44,7 @@
 //
 // # What needs this process
 //
-// Serve sends router advertisements (each host to its own machines),
+// [Backend.Serve] sends router advertisements (each host to its own machines),
 // asks for neighbours that nobody has told of by ARP and neighbour discovery
 // while packets to them wait, and says what routers say by ICMP: time exceeded,
 // unreachable, too big; and resets for TCP ports of the router's own. While it does

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	of "github.com/vnet-go/vnet/internal/openflow"
+	"github.com/vnet-go/vnet/internal/pipeline"
 
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/router"
@@ -13,9 +14,9 @@ import (
 
 // The tables of this package; what each does is in the package's comment.
 const (
-	tCommit    = 15
-	tLocal     = 31
-	tAdmission = 40
+	tCommit    = pipeline.Commit          // 15, secgroup's
+	tLocal     = pipeline.RouterLocal     // 31
+	tAdmission = pipeline.RouterAdmission // 40
 	tCheck     = 41
 	tSelf      = 42
 	tAdvertise = 43
@@ -33,19 +34,19 @@ const (
 	tSource    = 56
 	tLearned   = 57
 	tLeave     = 58
-	tKnown     = 59
-	tL2        = 60
+	tKnown     = pipeline.Neighbours // 59, overlay's
+	tL2        = pipeline.L2         // 60
 )
 
 // Bits of register 0 that others set and read.
 const (
-	fromTunnel = 1 << 1
-	fromWire   = 1 << 2
-	routed     = 1 << 3
+	fromTunnel = pipeline.FromTunnel
+	fromWire   = pipeline.FromWire
+	routed     = pipeline.Routed
+	resolved   = pipeline.Resolved
 	resolvedAt = 6
-	resolved   = 1 << resolvedAt
+	hop4       = pipeline.Hop4
 	hop4At     = 7
-	hop4       = 1 << hop4At // the next hop is an IPv4 address
 )
 
 // Bits of register 0 that are this package's, while a packet is in its tables.
@@ -65,9 +66,9 @@ const (
 // Registers: 4 is the router's number; 8 to 11 the next hop, and 11 before
 // that the chosen of several. 12 is the destination as it came, before translation.
 var (
-	regNet      = of.Reg(1)
-	regRouter   = of.Reg(4)
-	regHop4     = of.Reg(8).All()
+	regNet      = of.Reg(pipeline.RegNetwork)
+	regRouter   = of.Reg(pipeline.RegRouter)
+	regHop4     = of.Reg(pipeline.RegHop).All()
 	regHop6     = of.XXReg(2).All()
 	regWay      = of.Reg(11)
 	regCame     = of.Reg(12)
@@ -89,7 +90,7 @@ const (
 	askHeard                // a neighbour has answered
 )
 
-func ask(what byte) of.Action { return of.Controller{UserData: []byte{what}} }
+func ask(what byte) of.Action { return of.Controller{ID: controllerID, UserData: []byte{what}} }
 
 func flags(set, clear uint64) of.Cond { return of.Reg(0).Masked(set, set|clear) }
 
@@ -290,9 +291,6 @@ func (s site) here() (out []side) {
 
 func (s site) net(id string) of.Cond { return regNet.Is(uint64(s.nets[id])) }
 
-// zones are the connection tracking zones of a router.
-func zones(number uint16) (dnat, snat uint16) { return 0x4000 + 2*number, 0x4001 + 2*number }
-
 // firstIPv4 is the address that SNAT uses; invalid when there is none.
 func firstIPv4(g *router.Gateway) netip.Addr {
 	if g != nil {
@@ -427,7 +425,7 @@ func (x side) own() (out []netip.Addr) {
 
 // admit takes packets that are for a router's MAC.
 func (s site) admit(out *[]of.Flow, m of.Match, bits uint64) {
-	dnat, snat := zones(s.number)
+	dnat, snat := pipeline.ZonesOfRouter(s.number)
 	*out = append(*out, flow(tAdmission, 100, m, of.Resubmit{Table: tCommit}, of.Set(regRouter.Is(uint64(s.number))),
 		of.Set(of.Reg(0).Masked(bits, allBits)), of.Set(regCame.Is(0)), of.Set(of.Reg(13).Is(uint64(snat)<<16)), of.Set(of.Reg(14).Is(uint64(dnat)<<16)), of.Goto(tCheck)))
 }

@@ -203,11 +203,11 @@ func (a *advertiser) say(ctx context.Context, x *sender, m *ndp.RouterAdvertisem
 	if err != nil {
 		return err
 	}
-	mac := groupMAC(radv.AllNodes)
+	mac := groupMAC(radv.AllNodes())
 	if !to.IsMulticast() {
 		var ok bool
 		if mac, ok = x.where(to); !ok {
-			to, mac = radv.AllNodes, groupMAC(radv.AllNodes)
+			to, mac = radv.AllNodes(), groupMAC(radv.AllNodes())
 		}
 	}
 	// A switch that is away for a moment is no reason to end.

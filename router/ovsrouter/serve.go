@@ -142,16 +142,6 @@ func answer(s station, p report) *out {
 		default:
 			frame = complain(k, k.dst, protoUnreachable, 0)
 		}
-	case askSolicit:
-		if len(k.l4) < 24 {
-			return nil
-		}
-		target := netip.AddrFrom16([16]byte(k.l4[8:24]))
-		x, ok := s.on(p.network())
-		if !ok {
-			return nil
-		}
-		return onNetwork(p.network(), routed, advertisement(x.mac, k.from, target, k.src))
 	}
 	if frame == nil {
 		return nil
@@ -175,8 +165,6 @@ func (s station) say(network uint16, to netip.Addr, frame []byte) *out {
 // incoming is the side that a packet came in by.
 func (s station) incoming(p report, k packet) (side, bool) {
 	switch {
-	case p.what == askSolicit:
-		return s.on(p.network())
 	case p.table == tLeave: // its destination is the next hop's
 		return s.on(uint16(p.reg(13)))
 	case p.what == askTooLong, p.what == askNeighbour:
@@ -310,4 +298,3 @@ func told(frame []byte) (netip.Addr, bool) {
 	}
 	return netip.Addr{}, false
 }
-

@@ -2,6 +2,7 @@ package routertest
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"testing"
@@ -150,7 +151,7 @@ func (e *env) serve() (stop func()) {
 		cancel()
 		select {
 		case err := <-served:
-			if err != nil {
+			if err != nil && !errors.Is(err, context.Canceled) { // if it was never begun
 				e.t.Error(err)
 			}
 		case <-time.After(patience):
