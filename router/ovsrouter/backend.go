@@ -13,7 +13,6 @@ import (
 	"github.com/vnet-go/vnet"
 	of "github.com/vnet-go/vnet/internal/openflow"
 	"github.com/vnet-go/vnet/internal/pipeline"
-	"github.com/vnet-go/vnet/overlay"
 	"github.com/vnet-go/vnet/ovs"
 	"github.com/vnet-go/vnet/router"
 )
@@ -78,13 +77,20 @@ func (b *Backend) submit(ctx context.Context, f func(w *work) error) error {
 	return b.t.Submit(ctx, vnet.PartRouter, func(tx *ovs.Tx) error { return f(&work{b: b, tx: tx}) })
 }
 
+// networkRecord is what of package overlay's record of a network matters here.
+type networkRecord struct {
+	Segment struct {
+		PhysicalNetwork string `json:"physical_network"`
+	} `json:"segment"`
+}
+
 // site is a router with its numbers.
 func (w *work) site(r router.Router) (site, error) {
 	s := site{r: r, number: w.tx.RouterNumber(r.ID), nets: map[string]uint16{}, wire: map[string]bool{}, home: w.b.home(r), cookie: w.b.sw.LearnCookie(vnet.PartRouter, kindRouter, r.ID)}
 	for _, x := range sides(r) {
 		s.nets[x.network] = w.tx.NetworkNumber(x.network)
 		if b, ok := w.tx.Record(vnet.PartOverlay, "network", x.network); ok {
-			n, err := read[overlay.Network](b)
+			n, err := read[networkRecord](b)
 			if err != nil {
 				return s, fmt.Errorf("network %s: its record: %w", x.network, err)
 			}
