@@ -178,14 +178,36 @@ func run(ctx context.Context, c config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	s, err := platforms[c.backend](ctx, o)
-	if err != nil {
+	if c.cleanup {
+		s, err := platforms[c.backend](ctx, o)
+		if err != nil {
+			return err
+		}
+		return errors.Join(s.cleanup(ctx), s.close(), c.forget())
+	}
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer func() {
+		if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+			err = errors.Join(err, cause)
+		}
+	}()
+	p := newPages(reg)
+	if c.listen != "" {
+		l, err := net.Listen("tcp", c.listen)
+		if err != nil {
+			return err
+		}
+		log.Info("serving health and metrics", "address", l.Addr().String())
+		defer listenHTTP(l, p, cancel)()
+	}
+	log.Info("starting", "owner", c.owner, "host", c.host, "backend", c.backend, "state", c.state)
+	s, err := c.open(ctx, o, p)
+	if s == nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	if c.cleanup {
-		return errors.Join(s.cleanup(ctx), c.forget())
-	}
 
 	var src desired.Source = &desired.File{Path: c.state, Poll: c.poll, StatusFile: c.statusFile}
 	var cached *desired.Cached
@@ -201,22 +223,32 @@ func run(ctx context.Context, c config, log *slog.Logger) (err error) {
 			a.made = &d
 		}
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	if c.listen != "" {
-		l, err := net.Listen("tcp", c.listen)
-		if err != nil {
-			return err
-		}
-		log.Info("serving health and metrics", "address", l.Addr().String())
-		defer listenHTTP(l, a.handler(reg, c.maxLag), cancel)()
-	}
-	log.Info("starting", "owner", c.owner, "host", c.host, "backend", c.backend, "state", c.state)
+	p.serve(a.handler(reg, c.maxLag))
+	defer p.wait(errors.New("and stopping already"))
 	a.run(ctx)
-	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
-		return cause
-	}
 	return nil
+}
+
+// open opens the platform, and waits for one that is not there yet: it is nil,
+// without an error, when ctx ends before.
+func (c *config) open(ctx context.Context, o hostOptions, p *pages) (*subsystems, error) {
+	for {
+		s, err := platforms[c.backend](ctx, o)
+		switch {
+		case err == nil:
+			return s, nil
+		case ctx.Err() != nil:
+			return nil, nil
+		case !errors.Is(err, vnet.ErrNotReady) && !errors.Is(err, context.DeadlineExceeded):
+			return nil, err
+		}
+		o.log.Warn("waiting for the platform", "err", err)
+		p.wait(err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(c.retryMax):
+		}
+	}
 }
 
 // kept is a file that stays between starts.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -51,6 +52,32 @@ func (a *agent) lag() float64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.status.Lag(time.Now()).Seconds()
+}
+
+// pages are what is answered; until there is an agent, what it waits for.
+type pages struct {
+	now     atomic.Pointer[http.Handler]
+	metrics prometheus.Gatherer
+}
+
+func newPages(metrics prometheus.Gatherer) *pages {
+	p := &pages{metrics: metrics}
+	p.wait(errors.New("the platform is being opened"))
+	return p
+}
+
+// ServeHTTP implements [http.Handler].
+func (p *pages) ServeHTTP(w http.ResponseWriter, r *http.Request) { (*p.now.Load()).ServeHTTP(w, r) }
+
+func (p *pages) serve(h http.Handler) { p.now.Store(&h) }
+
+func (p *pages) wait(err error) {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(p.metrics, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, http.StatusServiceUnavailable, health{Status: desired.Status{Error: "starting: " + err.Error()}})
+	})
+	p.serve(mux)
 }
 
 // handler answers for the agent; everything only reads.
