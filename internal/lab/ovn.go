@@ -2,7 +2,6 @@ package lab
 
 import (
 	"fmt"
-	"net/netip"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -30,8 +29,8 @@ type Central struct {
 	Northds []*Daemon // one, or two of which one is active
 	TLS     TLS       // of the servers; clients are asked for a certificate
 
-	l       *Lab
-	chassis []*Chassis
+	l        *Lab
+	switches []*Switch
 }
 
 // Server is one ovsdb-server with one database.
@@ -241,31 +240,17 @@ type ChassisOptions struct {
 	Config map[string]string
 }
 
-// Chassis is one hypervisor: Open vSwitch with the user space data path and
-// ovn-controller, in a namespace of its own. It reaches the databases by the
-// underlay (under0) and other chassis by a second network that is plugged into
-// br-phy, so that neither depends on the other's daemons.
+// Chassis is one hypervisor: a [Switch] with ovn-controller. It reaches the
+// databases by the underlay (under0) and other chassis by the network of the
+// tunnels, so that neither depends on the other's daemons.
 type Chassis struct {
-	*Host
-	ChassisName   string            // name of the Southbound row, the system-id
-	EncapIP       netip.Addr        // on br-phy
-	Endpoint      string            // of the Open_vSwitch database, "unix:/..."
-	Dir           string            // OVS_RUNDIR and OVN_RUNDIR: control and management sockets
-	Mappings      map[string]string // ovn-bridge-mappings: physical network to bridge
-	Vswitch       *Daemon           // ovsdb-server
-	Vswitchd      *Daemon           // ovs-vswitchd
+	*Switch
+	ChassisName   string // name of the Southbound row, the system-id
 	OVNController *Daemon
 
-	c   *Central
-	o   ChassisOptions
-	mac string // of tunnelDev and br-phy
+	c *Central
+	o ChassisOptions
 }
-
-// tunnelDev is the chassis' device on the network of the tunnels, a port of br-phy.
-const tunnelDev = "tun0"
-
-// tunnelMTU leaves 1500 octets for what is carried.
-const tunnelMTU = "1600"
 
 // Chassis starts hypervisors and returns when all of them are in the
 // Southbound and can reach each other's tunnel end.
@@ -290,25 +275,11 @@ func (l *Lab) Chassis(c *Central, o ...ChassisOptions) []*Chassis {
 	for _, ch := range all {
 		l.must(ch.OVNController.ready())
 	}
-	c.chassis = append(c.chassis, all...)
-	for _, ch := range c.chassis {
-		l.must(ch.neighbours())
+	for _, ch := range all {
+		c.switches = append(c.switches, ch.Switch)
 	}
+	acquaint(c.switches)
 	return all
-}
-
-// neighbours tells the user space switch the other tunnel ends: the first
-// packet to an unknown one would be lost.
-func (ch *Chassis) neighbours() error {
-	for _, other := range ch.c.chassis {
-		if other == ch {
-			continue
-		}
-		if _, err := ch.Vswitchd.Appctl("tnl/neigh/set", "br-phy", other.EncapIP.String(), other.mac); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func (l *Lab) newChassis(c *Central, o ChassisOptions) *Chassis {
@@ -316,40 +287,7 @@ func (l *Lab) newChassis(c *Central, o ChassisOptions) *Chassis {
 	if o.Encap == "" {
 		o.Encap = "geneve"
 	}
-	ch := &Chassis{Host: l.Underlay(o.Name)[0], ChassisName: o.Name, Dir: l.Dir(o.Name), Mappings: map[string]string{}, c: c, o: o}
-	n := ch.IP.As4()[3]
-	ch.EncapIP = netip.AddrFrom4([4]byte{100, 127, 0, n}) // not used by anything that is tested
-	wire := l.Wire("tunnels")
-	l.Plug(wire, ch.NS, tunnelDev)
-	ch.mac = ch.MAC(tunnelDev).String()
-	for _, p := range o.Physical {
-		ch.Mappings[p] = "br-" + p
-		l.Plug(l.Wire(p), ch.NS, p)
-	}
-	ch.NS.IP("link", "set", "dev", tunnelDev, "mtu", tunnelMTU)
-	wire.IP("link", "set", "dev", ch.end(), "mtu", tunnelMTU)
-
-	db := filepath.Join(ch.Dir, "db.sock")
-	ch.Endpoint = "unix:" + db
-	file := filepath.Join(ch.Dir, "vswitch.db")
-	_, err := l.tool("ovsdb-tool", "create", file, schemaFile("Open_vSwitch"))
-	l.must(err)
-	ch.Vswitch = l.daemon(ch.NS, ch.Dir, "vswitch", "ovsdb-server", file, "--remote=punix:"+db)
-	ch.Vswitch.ready = func() error { return waitSocket(db, ch.Vswitch, startLimit) }
-	ch.Vswitchd = l.daemon(ch.NS, ch.Dir, "vswitchd", "ovs-vswitchd", ch.Endpoint)
-	ch.Vswitchd.ready = func() error {
-		// Waits until all bridges stand. Their devices outlive the process, but not all ends of it.
-		if _, err := ch.TryVsctl("--timeout=30", "set", "Open_vSwitch", ".", "external_ids:lab-pid="+strconv.Itoa(ch.Vswitchd.Pid())); err != nil {
-			return err
-		}
-		if err := run("ip", "-n", ch.NS.Name, "addr", "replace", ch.EncapIP.String()+"/24", "dev", "br-phy"); err != nil {
-			return err
-		}
-		if err := run("ip", "-n", ch.NS.Name, "link", "set", "dev", "br-phy", "up"); err != nil {
-			return err
-		}
-		return ch.neighbours()
-	}
+	ch := &Chassis{Switch: l.newSwitch(SwitchOptions{Name: o.Name, Physical: o.Physical}), ChassisName: o.Name, c: c, o: o}
 	ch.OVNController = l.daemon(ch.NS, ch.Dir, "ovn-controller", "ovn-controller", ch.Endpoint)
 	ch.OVNController.ready = func() error {
 		if err := waitSocket(ch.OVNController.Ctl, ch.OVNController, startLimit); err != nil {
@@ -381,44 +319,12 @@ func (ch *Chassis) configure() {
 	for k, v := range ch.o.Config {
 		ids[k] = v
 	}
-	args := []string{"--no-wait", "init",
-		"--", "set", "Open_vSwitch", ".", "other_config:n-handler-threads=1", "other_config:n-revalidator-threads=1"}
+	args := []string{"--", "set", "Open_vSwitch", "."}
 	for k, v := range ids {
 		args = append(args, "external_ids:"+k+"="+strconv.Quote(v))
 	}
-	bridge := func(br, dev string, more ...string) {
-		args = append(args, "--", "add-br", br, "--", "set", "Bridge", br, "datapath_type=netdev")
-		args = append(args, more...)
-		if dev != "" {
-			args = append(args, "--", "add-port", br, dev)
-		}
-	}
-	// br-phy keeps the device's address: neighbours know it by that.
-	bridge("br-phy", tunnelDev, "other_config:hwaddr="+strconv.Quote(ch.mac))
-	bridge("br-int", "", "fail_mode=secure", "other_config:disable-in-band=true")
-	for _, p := range ch.o.Physical {
-		bridge(ch.Mappings[p], p)
-	}
-	_, err := ch.TryVsctl(args...)
-	ch.l.must(err)
-}
-
-// CutOff takes the chassis off the underlay and off the network of the tunnels.
-func (ch *Chassis) CutOff() { ch.l.t.Helper(); ch.Host.CutOff(); ch.CutTunnels() }
-
-// Join puts it back on both.
-func (ch *Chassis) Join() { ch.l.t.Helper(); ch.Host.Join(); ch.JoinTunnels() }
-
-// CutTunnels takes the chassis off the network of the tunnels only.
-func (ch *Chassis) CutTunnels() {
-	ch.l.t.Helper()
-	ch.l.Wire("tunnels").IP("link", "set", "dev", ch.end(), "nomaster")
-}
-
-// JoinTunnels puts it back.
-func (ch *Chassis) JoinTunnels() {
-	ch.l.t.Helper()
-	ch.l.Wire("tunnels").IP("link", "set", "dev", ch.end(), "master", "br")
+	args = append(args, bridgeArgs("br-int", "", "netdev", "fail_mode=secure", "other_config:disable-in-band=true")...)
+	ch.Switch.configure(args...)
 }
 
 // Exec runs a program in the chassis' namespace with its run directories in
@@ -459,31 +365,6 @@ func (ch *Chassis) Leave() {
 	_, err := d.Appctl("exit")
 	ch.l.must(err)
 	Eventually(ch.l.t, startLimit, "the chassis leaves", func() bool { return !d.Running() })
-}
-
-// Vsctl runs ovs-vsctl and fails the test when it fails.
-func (ch *Chassis) Vsctl(args ...string) string {
-	ch.l.t.Helper()
-	out, err := ch.TryVsctl(args...)
-	ch.l.must(err)
-	return out
-}
-
-// TryVsctl is [Chassis.Vsctl] that returns the error.
-func (ch *Chassis) TryVsctl(args ...string) (string, error) {
-	return ch.l.tool("ovs-vsctl", append([]string{"--db=" + ch.Endpoint}, args...)...)
-}
-
-// Machine makes the namespace of a virtual machine with a device "eth0" whose
-// other end is device dev of the chassis, in no bridge: plugging it is what the
-// library does, or [Chassis.Plug].
-func (ch *Chassis) Machine(name string) (vm *NS, dev string) {
-	ch.l.t.Helper()
-	vm = ch.l.NS(name)
-	dev = "v-" + name
-	ch.l.Veth(ch.NS, dev, vm, "eth0")
-	vm.NoOffload("eth0")
-	return vm, dev
 }
 
 // Plug plugs a device into br-int as the logical switch port of that name, by
