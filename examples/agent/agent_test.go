@@ -24,7 +24,14 @@ func (h *host) written() (sum float64) {
 	return sum
 }
 
-func TestLinux(t *testing.T) { testAgents(t, topology.Linux) }
+// onEach runs a test on all platforms that there are agents for.
+func onEach(t *testing.T, f func(t *testing.T, backend string)) {
+	for _, b := range []string{topology.Linux} {
+		t.Run(b, func(t *testing.T) { f(t, b) })
+	}
+}
+
+func TestAgents(t *testing.T) { onEach(t, testAgents) }
 
 // Two hosts, each with an agent of its own, carry a cloud; traffic flows on
 // whatever is done to the agents.

@@ -307,6 +307,16 @@ func (s *site) up(revision string) {
 	}
 }
 
+// segment is one that the platform tunnels.
+func (s *site) segment(id uint32) overlay.Segment {
+	for _, n := range s.topo.All.Overlay.Networks {
+		if n.Segment.Type.Tunnel() {
+			return overlay.Segment{Type: n.Segment.Type, ID: id}
+		}
+	}
+	panic("no tunnelled network")
+}
+
 // addr is the IPv4 address of a machine.
 func (s *site) addr(vm string) netip.Addr {
 	for _, a := range s.topo.VM(vm).NICs[0].IPs {

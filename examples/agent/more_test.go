@@ -96,8 +96,10 @@ func TestDirectory(t *testing.T) {
 
 // A state that would remove too much changes nothing, in no subsystem, until
 // the operator says that it is meant.
-func TestBudget(t *testing.T) {
-	s := newSite(t, topology.Linux)
+func TestBudget(t *testing.T) { onEach(t, testBudget) }
+
+func testBudget(t *testing.T, backend string) {
+	s := newSite(t, backend)
 	h := s.hosts["h1"]
 	d := s.wanted("h1", "full")
 	for i := range 30 {
@@ -153,8 +155,10 @@ func TestBudget(t *testing.T) {
 }
 
 // Machines come later, move to another namespace, and are started anew.
-func TestDevices(t *testing.T) {
-	s := newSite(t, topology.Linux)
+func TestDevices(t *testing.T) { onEach(t, testDevices) }
+
+func testDevices(t *testing.T, backend string) {
+	s := newSite(t, backend)
 	h := s.hosts["h1"]
 	d := s.wanted("h1", "1")
 	later := s.l.NS("later")
@@ -271,8 +275,10 @@ func (h *host) aliased(what string) string {
 
 // A router changes to a new network in one revision in which its old one goes:
 // the one must come before it, the other can go only after.
-func TestNetworkReplaced(t *testing.T) {
-	s := newSite(t, topology.Linux)
+func TestNetworkReplaced(t *testing.T) { onEach(t, testNetworkReplaced) }
+
+func testNetworkReplaced(t *testing.T, backend string) {
+	s := newSite(t, backend)
 	h := s.hosts["h1"]
 	d := s.wanted("h1", "1")
 	write(t, h.state, d)
@@ -285,7 +291,7 @@ func TestNetworkReplaced(t *testing.T) {
 	var err error
 	next.State, err = clone(d.State)
 	require.NoError(t, err)
-	blue := overlay.Network{ID: "blue", Segment: overlay.Segment{Type: overlay.VXLAN, ID: 77}}
+	blue := overlay.Network{ID: "blue", Segment: s.segment(77)}
 	next.Overlay.Networks = append(next.Overlay.Networks, blue)
 	r := &next.Router.Routers[0]
 	r.Interfaces = append(r.Interfaces, router.Interface{PortID: "r1-blue", NetworkID: "blue", MAC: vnet.MAC{2, 0, 0, 7, 7, 7}, Addresses: mustPrefixes("10.7.0.1/24")})
@@ -293,7 +299,7 @@ func TestNetworkReplaced(t *testing.T) {
 	h.applied("2")
 	// Now blue goes and green comes.
 	next.Revision = "3"
-	next.Overlay.Networks[len(next.Overlay.Networks)-1] = overlay.Network{ID: "green", Segment: overlay.Segment{Type: overlay.VXLAN, ID: 78}}
+	next.Overlay.Networks[len(next.Overlay.Networks)-1] = overlay.Network{ID: "green", Segment: s.segment(78)}
 	last := &r.Interfaces[len(r.Interfaces)-1]
 	last.PortID, last.NetworkID = "r1-green", "green"
 	write(t, h.state, next)
@@ -303,9 +309,11 @@ func TestNetworkReplaced(t *testing.T) {
 }
 
 // After a restart machines still get leases, advertisements and metadata.
-func TestServes(t *testing.T) {
+func TestServes(t *testing.T) { onEach(t, testServes) }
+
+func testServes(t *testing.T, backend string) {
 	lab.Need(t, "udhcpc", "rdisc6", "curl")
-	s := newSite(t, topology.Linux)
+	s := newSite(t, backend)
 	s.up("1")
 	check := func() {
 		t.Helper()
@@ -394,8 +402,10 @@ func TestOneIsNotAll(t *testing.T) {
 
 // Killed at any point between one state and another, the agent finishes when it
 // is started again; what both states allow flows on all the while.
-func TestKilledAnywhere(t *testing.T) {
-	s := newSite(t, topology.Linux)
+func TestKilledAnywhere(t *testing.T) { onEach(t, testKilledAnywhere) }
+
+func testKilledAnywhere(t *testing.T, backend string) {
+	s := newSite(t, backend)
 	h := s.hosts["h1"]
 	small := s.wanted("h1", "0")
 	write(t, h.state, small)
@@ -408,7 +418,7 @@ func TestKilledAnywhere(t *testing.T) {
 	vm := s.l.NS("more")
 	for i := range 5 {
 		id := fmt.Sprint("more-", i)
-		big.Overlay.Networks = append(big.Overlay.Networks, overlay.Network{ID: id, Segment: overlay.Segment{Type: overlay.VXLAN, ID: uint32(100 + i)}})
+		big.Overlay.Networks = append(big.Overlay.Networks, overlay.Network{ID: id, Segment: s.segment(uint32(100 + i))})
 		port := overlay.Port{ID: id, NetworkID: id, MAC: vnet.MAC{2, 0, 0, 8, 8, byte(i)}, FixedIPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 8, byte(i), 9})}, Filtered: true}
 		big.Overlay.Ports = append(big.Overlay.Ports, port)
 		big.SecGroup.Ports = append(big.SecGroup.Ports, secgroup.Port{ID: id, NetworkID: id, MAC: port.MAC, FixedIPs: port.FixedIPs, Groups: []string{"open"}})
