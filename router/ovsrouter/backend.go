@@ -297,9 +297,13 @@ func (w *work) after(was, want router.State, sites map[string]site) {
 	for k := range news {
 		tell[place{k.network, k.mac}] = append(tell[place{k.network, k.mac}], k.addr)
 	}
+	changed := len(router.Diff(was, want)) > 0
 	w.tx.After(func(ctx context.Context) error {
 		b.book.forget()
 		var errs []error
+		if changed && len(old) > 0 {
+			errs = append(errs, b.sw.Settle(ctx)) // or connections that end might begin anew
+		}
 		for n := range fresh {
 			d, s := pipeline.ZonesOfRouter(n)
 			errs = append(errs, b.sw.FlushZone(ctx, d), b.sw.FlushZone(ctx, s))
@@ -496,6 +500,9 @@ func (w *work) touched(s site, a netip.Addr, match func(c conn, dnat bool) bool,
 	w.tx.After(func(ctx context.Context) error {
 		if fresh && !s.r.AdminDown {
 			b.announce.announce(s.nets[s.r.Gateway.NetworkID], s.r.Gateway.MAC, a)
+		}
+		if err := b.sw.Settle(ctx); err != nil { // or connections that end might begin anew
+			return err
 		}
 		return b.forget(ctx, s.number, match)
 	})
