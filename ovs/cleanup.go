@@ -20,7 +20,7 @@ func (s *Switch) Cleanup(ctx context.Context) error {
 	defer s.writing.Unlock()
 	_, err := s.db.Commit(ctx, func(x *ovsdb.Tx) error {
 		var errs []error
-		for _, table := range []string{"Bridge", "Port", "Interface"} {
+		for _, table := range []string{"Interface", "Port", "Bridge"} {
 			var ids []string
 			for u := range x.Group(table, "ours") {
 				ids = append(ids, u)

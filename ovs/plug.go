@@ -385,8 +385,8 @@ func (tx *Tx) Patch(physicalNetwork string) uint16 {
 	number := pipeline.PatchPort + tx.number(kindPatch, physicalNetwork)
 	m := mark{s.owner, vnet.PartHost, kindPatch, physicalNetwork}
 	peer := mark{s.owner, vnet.PartHost, "peer", physicalNetwork}
-	tx.device(m, number, "patch", map[string]string{"peer": peer.device()})
 	tx.v.devices = append(tx.v.devices, func(ctx context.Context) error { return s.peer(ctx, bridge, peer, m.device()) })
+	tx.device(m, number, "patch", map[string]string{"peer": peer.device()})
 	return number
 }
 
