@@ -68,7 +68,7 @@ func (p *place) overlay(t testing.TB, f func(tx *ovs.Tx)) {
 }
 
 func (p *place) network(t testing.TB, id string) {
-	p.overlay(t, func(tx *ovs.Tx) { tx.NetworkNumber(id); tx.Keep("network", id, nil) })
+	p.overlay(t, func(tx *ovs.Tx) { tx.NetworkNumber(id); tx.Keep("network", id, []byte("{}")) })
 }
 
 func (p *place) removeNetwork(t testing.TB, id string) {
@@ -108,7 +108,7 @@ func (p *place) flood(tx *ovs.Tx, network string) {
 			out = append(out, openflow.Output{Port: openflow.Port(tx.PortNumber(o.ID))})
 		}
 	}
-	tx.Keep("network", network, nil, openflow.Flow{Table: pipeline.L2, Priority: 100,
+	tx.Keep("network", network, []byte("{}"), openflow.Flow{Table: pipeline.L2, Priority: 100,
 		Match: openflow.Any(openflow.Reg(pipeline.RegNetwork).Is(uint64(tx.NetworkNumber(network)))), Actions: out})
 }
 
