@@ -105,16 +105,13 @@ func NewConn(ctx context.Context, nc net.Conn, o *Options) (*Conn, error) {
 	if o == nil {
 		o = &Options{}
 	}
-	c := &Conn{nc: nc, o: *o, ctl: make(chan []byte, 16), writing: make(chan struct{}, 1), done: make(chan struct{}), asyncMu: make(chan struct{}, 1),
-		calls: map[uint32]*call{}, ranges: map[*errRange]struct{}{}, packets: map[*feed[*PacketIn]]struct{}{}, ports: map[*feed[PortStatus]]struct{}{},
-		removed: map[*feed[FlowRemoved]]struct{}{}}
+	c := newIdle()
+	c.nc, c.o = nc, *o
 	c.o.Timeout = orDuration(o.Timeout, 10*time.Second)
 	c.o.Keepalive = orDuration(o.Keepalive, 10*time.Second)
 	if c.o.Logger == nil {
 		c.o.Logger = slog.New(slog.DiscardHandler)
 	}
-	c.writing <- struct{}{}
-	c.asyncMu <- struct{}{}
 	c.heard.Store(time.Now().UnixNano())
 	ctx, cancel := context.WithTimeout(ctx, c.o.Timeout)
 	defer cancel()
@@ -144,6 +141,17 @@ func NewConn(ctx context.Context, nc net.Conn, o *Options) (*Conn, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// newIdle is a Conn without a connection.
+func newIdle() *Conn {
+	c := &Conn{ctl: make(chan []byte, 16), writing: make(chan struct{}, 1), done: make(chan struct{}), asyncMu: make(chan struct{}, 1),
+		calls: map[uint32]*call{}, ranges: map[*errRange]struct{}{}, packets: map[*feed[*PacketIn]]struct{}{},
+		ports: map[*feed[PortStatus]]struct{}{}, removed: map[*feed[FlowRemoved]]struct{}{}}
+	c.o.Logger = slog.New(slog.DiscardHandler)
+	c.writing <- struct{}{}
+	c.asyncMu <- struct{}{}
+	return c
 }
 
 // greet exchanges hellos (OpenFlow 1.5.1, section 6.3.1).

@@ -57,10 +57,7 @@ func LearnLoadValue(dst Slice, v uint64) LearnSpec {
 func LearnOutput(src Slice) LearnSpec { return LearnSpec{kind: learnOutput, Src: src} }
 
 func (s LearnSpec) String() string {
-	value := "0x" + fmt.Sprintf("%x", s.Value.Lo)
-	if s.Value.Hi != 0 {
-		value = s.Value.text()
-	}
+	value := s.Value.text()
 	switch s.kind {
 	case learnMatch | learnImmediate:
 		if int(s.Dst.Bits) == s.Dst.Field.Width() {

@@ -37,7 +37,9 @@ type FlowUpdate struct {
 
 // Flags and commands of monitors.
 const (
-	monitorFlags  = 1<<0 | 1<<1 | 1<<2 | 1<<3 | 1<<4 | 1<<5 // all events, actions, own changes too
+	// All events, actions, and own changes in full: Open vSwitch 3.1 takes
+	// OFPFMF_ONLY_OWN for that, and refuses OFPFMF_NO_ABBREV.
+	monitorFlags  = 1<<0 | 1<<1 | 1<<2 | 1<<3 | 1<<4 | 1<<6
 	monitorDelete = 2
 	monitorID     = 1
 )

@@ -24,7 +24,7 @@ func reasonName(r uint8) string {
 type PacketIn struct {
 	Table    uint8
 	Cookie   uint64 // of the flow
-	Reason   uint8
+	Reason   uint8  // ReasonNoMatch too where the flow has priority 0 and matches everything
 	UserData []byte // of the [Controller] action
 	// Metadata is what the switch knew of the packet besides its bytes and that
 	// was not zero: in_port, registers, metadata, tunnel, ct_state ...

@@ -44,9 +44,7 @@ func (c Cond) text() string {
 	case frag:
 		return c.fragText()
 	case decimal, vlanText:
-		if c.Exact() {
-			return strconv.FormatUint(v.Lo, 10)
-		}
+		return strconv.FormatUint(v.Lo, 10) + suffix
 	}
 	return v.text() + suffix
 }
@@ -96,7 +94,7 @@ func flagName(bit int, names []string) string {
 	if bit < len(names) {
 		return names[bit]
 	}
-	return fmt.Sprintf("[%d]", bit)
+	return fmt.Sprintf("[%x]", uint64(1)<<bit)
 }
 
 func (c Cond) fragText() string {
@@ -158,10 +156,12 @@ func (m Match) String() string {
 			add("nw_tos", strconv.FormatUint(x.Value.Lo<<2, 10))
 		case ICMPv6Type, ICMPv6Code:
 			add(strings.Replace(x.Field.String(), "v6", "", 1), x.text())
+		case CtTpSrc, CtTpDst:
+			add(x.Field.String(), portText(x))
 		case TCPSrc, UDPSrc, SCTPSrc:
-			add("tp_src", x.text())
+			add("tp_src", portText(x))
 		case TCPDst, UDPDst, SCTPDst:
-			add("tp_dst", x.text())
+			add("tp_dst", portText(x))
 		case IPv6Label:
 			if x.Exact() {
 				add("ipv6_label", fmt.Sprintf("0x%05x", x.Value.Lo))
@@ -176,6 +176,14 @@ func (m Match) String() string {
 		}
 	}
 	return strings.Join(p, ",")
+}
+
+// portText is a port in a match, where one under a mask is hexadecimal.
+func portText(c Cond) string {
+	if c.Exact() {
+		return c.text()
+	}
+	return fmt.Sprintf("0x%x/0x%x", c.Value.Lo, c.Mask.Lo)
 }
 
 // shorthand is how ovs-ofctl says dl_type and nw_proto, or nothing.
