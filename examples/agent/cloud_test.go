@@ -60,6 +60,7 @@ func TestMain(m *testing.M) {
 //	   =========== provider   outside: world, 198.51.100.1
 const cloudText = `
 name: agents
+underlay: {cidr: 192.0.2.0/24}
 hosts: [{name: h1, local_ip: 192.0.2.1}, {name: h2, local_ip: 192.0.2.2}]
 physical_networks: [{name: provider}]
 networks:
@@ -108,10 +109,12 @@ type site struct {
 // host is one of them.
 type host struct {
 	*lab.Host
-	s     *site
-	name  string
-	state string   // path of the state file or directory
-	args  []string // of the agent, for this host's platform
+	s        *site
+	sw       *lab.Switch // on Open vSwitch
+	name     string
+	tunnelIP netip.Addr
+	state    string   // path of the state file or directory
+	args     []string // of the agent, for this host's platform
 
 	cmd  *exec.Cmd
 	stop func()
@@ -120,8 +123,12 @@ type host struct {
 // newSite makes hosts and machines; the agents are not started.
 func newSite(t *testing.T, backend string) *site {
 	s := &site{T: t, l: lab.New(t), backend: backend, hosts: map[string]*host{}, vms: map[string]*lab.NS{}}
+	text := cloudText
+	if backend == topology.OVS {
+		text = strings.ReplaceAll(text, "192.0.2.", "100.127.0.") // as in lab.Switches
+	}
 	var err error
-	s.topo, err = topology.Parse("cloud", []byte(cloudText), backend)
+	s.topo, err = topology.Parse("cloud", []byte(text), backend)
 	require.NoError(t, err)
 	s.owner = s.l.Owner("")
 	for _, x := range s.topo.VMs {
@@ -133,7 +140,7 @@ func newSite(t *testing.T, backend string) *site {
 	for _, h := range platformHosts[backend](s, "h1", "h2") {
 		dir := t.TempDir()
 		h.s, h.state = s, filepath.Join(dir, "state.json")
-		h.args = append([]string{"-owner", s.owner, "-host", h.name, "-backend", backend, "-netns-dir", s.l.NetnsDir(), "-tunnel-ip", s.topo.Host(h.name).LocalIP.String(),
+		h.args = append([]string{"-owner", s.owner, "-host", h.name, "-backend", backend, "-netns-dir", s.l.NetnsDir(), "-tunnel-ip", h.tunnelIP.String(),
 			"-dir", filepath.Join(dir, "var"), "-instances", filepath.Join(dir, "instances.json"), "-poll", "20ms", "-v"}, h.args...)
 		s.hosts[h.name] = h
 		write(t, filepath.Join(dir, "instances.json"), s.instances())
@@ -148,7 +155,19 @@ var platformHosts = map[string]func(s *site, names ...string) []*host{
 		for i, h := range s.l.Underlay(names...) {
 			s.l.Plug(s.l.Wire("provider"), h.NS, "prov0")
 			h.Up("prov0")
-			out = append(out, &host{Host: h, name: names[i], args: []string{"-physical", "provider=prov0"}})
+			out = append(out, &host{Host: h, name: names[i], tunnelIP: h.IP, args: []string{"-physical", "provider=prov0"}})
+		}
+		return out
+	},
+	topology.OVS: func(s *site, names ...string) (out []*host) {
+		s.world.NoOffload("eth0")
+		var o []lab.SwitchOptions
+		for _, n := range names {
+			o = append(o, lab.SwitchOptions{Name: n, Physical: []string{"provider"}})
+		}
+		for i, sw := range s.l.Switches(o...) {
+			out = append(out, &host{Host: sw.Host, sw: sw, name: names[i], tunnelIP: sw.EncapIP, args: []string{"-vswitch", sw.Endpoint, "-ovs-control", sw.Vswitchd.Ctl,
+				"-datapath", "netdev", "-physical", "provider=" + sw.Mappings["provider"]}})
 		}
 		return out
 	},

@@ -52,7 +52,8 @@ type config struct {
 	netns, netnsDir      string
 	tunnelIP             string
 	physical             string
-	vswitch, rundir      string
+	vswitch              string
+	rundir, control      string
 	bridge, datapath     string
 	listen               string
 	resync               time.Duration
@@ -79,6 +80,7 @@ func (c *config) flags(f *flag.FlagSet) {
 	f.StringVar(&c.physical, "physical", "", "physical networks and the device or bridge that is each: NAME=DEVICE,...")
 	f.StringVar(&c.vswitch, "vswitch", "unix:/run/openvswitch/db.sock", "ovs: endpoint of this host's Open_vSwitch database")
 	f.StringVar(&c.rundir, "ovs-rundir", "", "ovs: directory of ovs-vswitchd's sockets; empty: that of the database's socket")
+	f.StringVar(&c.control, "ovs-control", "", "ovs: control socket of ovs-vswitchd; empty: ovs-vswitchd.PID.ctl in -ovs-rundir")
 	f.StringVar(&c.bridge, "bridge", "", "ovs: name of the integration bridge; empty: from the owner")
 	f.StringVar(&c.datapath, "datapath", "", "ovs: datapath type of the integration bridge, system or netdev; empty: as the machine has")
 	f.StringVar(&c.listen, "listen", "127.0.0.1:9699", "address of /healthz, /metrics, /plan and /explain, which only read; empty: none")
@@ -274,7 +276,7 @@ func (c *config) forget() error {
 // until done is called.
 func (c *config) hostOptions(log *slog.Logger, reg prometheus.Registerer) (o hostOptions, done func() error, err error) {
 	o = hostOptions{owner: vnet.Owner(c.owner), host: c.host, netns: c.netns, netnsDir: c.netnsDir, physicalNetworks: map[string]string{},
-		instances: instances{}, tokens: metadata.Tokens(c.tokens), vswitch: c.vswitch, rundir: c.rundir, bridge: c.bridge, datapath: c.datapath,
+		instances: instances{}, tokens: metadata.Tokens(c.tokens), vswitch: c.vswitch, rundir: c.rundir, control: c.control, bridge: c.bridge, datapath: c.datapath,
 		log: log, metrics: reg}
 	var closers []func() error
 	closeAll := func() error {

@@ -50,8 +50,8 @@ type hostOptions struct {
 	log              *slog.Logger
 	metrics          prometheus.Registerer
 
-	vswitch, rundir  string // of Open vSwitch
-	bridge, datapath string
+	vswitch, rundir, control string // of Open vSwitch
+	bridge, datapath         string
 }
 
 // platforms are the values of -backend.
