@@ -176,7 +176,9 @@ func baseFlows() (out []of.Flow) {
 	add(tUnSNAT, 100, of.IP4(tracked(of.CtRpl, of.CtInv), flags(0, fromGateway)), setFlags(translated), of.CT{ZoneFrom: zoneD, NAT: restore, Table: tTTL})
 	add(tUnSNAT, 50, of.IP4(), of.CT{ZoneFrom: zoneD, NAT: restore, Table: tDNAT})
 	add(tDNAT, 200, of.IP4(tracked(of.CtInv, 0)))
-	add(tDNAT, 190, of.IP4(tracked(0, of.CtNew)), setFlags(redirected), of.Goto(tTTL))
+	// A connection is new until it is answered, though it is translated already.
+	add(tDNAT, 190, of.IP4(tracked(of.CtDNAT, 0)), setFlags(redirected), of.Goto(tTTL))
+	add(tDNAT, 185, of.IP4(tracked(0, of.CtNew)), setFlags(redirected), of.Goto(tTTL))
 	// TCP connections begin with SYN, or one that was ended would be taken up.
 	unopened := []of.Cond{of.TCPFlags.Masked(0, of.TCPSyn), of.TCPFlags.Masked(of.TCPSyn|of.TCPAck, of.TCPSyn|of.TCPAck)}
 	for _, c := range unopened {
@@ -211,6 +213,7 @@ func baseFlows() (out []of.Flow) {
 	add(tStage, 130, of.IP4(), next)
 	add(tUnDNAT, 100, of.IP4(tracked(of.CtRpl, of.CtInv)), next)
 	add(tUnDNAT, 50, of.IP4(), snat)
+	add(tSNAT, 110, of.IP4(tracked(of.CtSNAT, 0)), next)
 	add(tSNAT, 100, of.IP4(tracked(0, of.CtNew|of.CtInv)), next)
 	add(tSNAT, 90, of.IP4(tracked(of.CtInv, 0), flags(hides|toGateway, 0)))
 	add(tSNAT, 80, of.IP4(tracked(of.CtInv, 0)), next)
