@@ -72,15 +72,15 @@ func testBundleAtomic(t *testing.T, s *testSwitch, c *Conn) {
 	assert.Empty(t, s.dump())
 	// One that the switch refuses when it reads it.
 	mods = numbered(1000)
-	mods[500].Actions = []Action{Set(IPv4Src.Addr(netip.MustParseAddr("192.0.2.1")))}
+	mods[500].Actions = []Action{Group{77}}
 	err := c.Bundle(t.Context(), mods)
 	var fe *FlowError
 	require.ErrorAs(t, err, &fe)
 	assert.Equal(t, mods[500], fe.Mod)
 	var e *Error
 	require.ErrorAs(t, err, &e)
-	assert.Equal(t, "OFPBAC_MATCH_INCONSISTENT", e.Name())
-	assert.Contains(t, err.Error(), "OFPBAC_MATCH_INCONSISTENT")
+	assert.Equal(t, "OFPBAC_BAD_OUT_GROUP", e.Name())
+	assert.Contains(t, err.Error(), "OFPBAC_BAD_OUT_GROUP")
 	assert.Contains(t, err.Error(), "reg1=0x1f5")
 	assert.Empty(t, s.dump())
 	// One that it refuses when it commits.

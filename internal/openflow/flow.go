@@ -55,7 +55,7 @@ func (f *Flow) Key() FlowKey {
 	return FlowKey{f.Table, f.Priority, string(appendMatch(nil, m))}
 }
 
-// Equal reports whether both flows are valid and the same: key, cookie,
+// Equal reports whether both flows can be encoded and are the same: key, cookie,
 // time-outs, flags, and actions as they are encoded.
 func (f *Flow) Equal(o *Flow) bool {
 	if f.Table != o.Table || f.Priority != o.Priority || f.Cookie != o.Cookie || f.IdleTimeout != o.IdleTimeout ||
@@ -94,6 +94,9 @@ func (f *Flow) encode(b []byte) ([]byte, error) {
 		err = m.prerequisites()
 	}
 	if err != nil {
+		return nil, f.invalid(err)
+	}
+	if err := kindOf(m).actionsFit(f.Actions); err != nil {
 		return nil, f.invalid(err)
 	}
 	b = appendMatch(b, m)
