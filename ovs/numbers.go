@@ -203,6 +203,11 @@ func (tx *Tx) Known(kind, id string) (uint16, bool) {
 	return c.n, ok
 }
 
+// Users are the parts that use a number.
+func (tx *Tx) Users(kind, id string) []vnet.Part {
+	return slices.Clone(tx.v.numbers.want[numbered{kind, id}].parts)
+}
+
 // Release says that this part does not use a number any more.
 func (tx *Tx) Release(kind, id string) {
 	k := numbered{kind, id}

@@ -118,8 +118,11 @@ func (s *Switch) conflict(x *ovsdb.Tx, m mark, p Plug, dev string) error {
 // made anew: one that reappears under the same name while the switch has not
 // seen it go may stay without a socket for ever.
 func (s *Switch) retire(ctx context.Context, st *ovsdb.State, m mark, p Plug, dev string) error {
-	if p.Kind == vif.Existing {
-		return nil
+	if p.Kind == vif.Existing { // its number may have been another's
+		if st.Row("Interface", m.uuid("Interface")) != nil {
+			return nil
+		}
+		return s.caughtUp(ctx)
 	}
 	if _, err := s.rt.Link(dev); !errors.Is(err, vnet.ErrNotFound) {
 		return err

@@ -365,7 +365,7 @@ func baseFlows() []of.Flow {
 		return of.Flow{Table: table, Priority: 1, Match: of.Match{of.Reg(pipeline.RegFlags).Masked(uint64(flag), uint64(flag))}}
 	}
 	return []of.Flow{
-		closed(pipeline.PortSecurity, pipeline.Filtered), on(pipeline.PortSecurity, pipeline.DHCP),
+		on(pipeline.Gate, pipeline.PortSecurity), closed(pipeline.PortSecurity, pipeline.Filtered), on(pipeline.PortSecurity, pipeline.DHCP),
 		on(pipeline.DHCP, pipeline.Metadata), on(pipeline.Metadata, pipeline.Responder), on(pipeline.Responder, pipeline.RouterLocal),
 		on(pipeline.RouterLocal, pipeline.RouterAdmission), on(pipeline.RouterAdmission, pipeline.L2),
 		closed(pipeline.ToPort, pipeline.OutFiltered), on(pipeline.ToPort, pipeline.Deliver),

@@ -325,6 +325,9 @@ func (tx *Tx) Change(c vnet.Change) {
 	tx.plan.Changes = append(tx.plan.Changes, c)
 }
 
+// Changes are those told of so far.
+func (tx *Tx) Changes() vnet.Plan { return tx.plan }
+
 // After has f called once what is submitted stands, and never by Plan. Its
 // error is the submission's, which says that the rest stands.
 func (tx *Tx) After(f func(ctx context.Context) error) { tx.v.after = append(tx.v.after, f) }

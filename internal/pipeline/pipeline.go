@@ -9,6 +9,7 @@ import "github.com/vnet-go/vnet"
 // that nobody fills passes.
 const (
 	Classify        = 0
+	Gate            = 1
 	PortSecurity    = 10 // to 16: secgroup, from a port
 	Commit          = 15 // subroutine
 	DHCP            = 20
@@ -16,6 +17,7 @@ const (
 	MetadataAnswers = 22
 	Responder       = 30
 	RouterLocal     = 31
+	Answer          = 32 // the second half of an answer to a solicitation
 	RouterAdmission = 40 // to 58: router
 	Neighbours      = 59 // subroutine
 	L2              = 60
@@ -83,6 +85,7 @@ type Table struct {
 func Tables() []Table {
 	return []Table{
 		{0, 0, "classify", vnet.PartOverlay, "port, tunnel or wire to network (reg1), port (reg2), flags", "dropped"},
+		{1, 1, "gate", vnet.PartOverlay, "networks that are down", "to 10"},
 		{10, 14, "egress", vnet.PartSecGroup, "port security, rules of what a port sends", "dropped if the port wants filtering, else to 20"},
 		{15, 15, "commit", vnet.PartSecGroup, "subroutine: whoever takes a packet out of its network lets the connection be remembered", "returns"},
 		{16, 16, "egress", vnet.PartSecGroup, "as 10 to 14", "dropped"},
@@ -91,6 +94,7 @@ func Tables() []Table {
 		{22, 24, "metadata-answers", vnet.PartMetadata, "the proxy's answers", "dropped"},
 		{30, 30, "responder", vnet.PartOverlay, "ARP and ND for known addresses", "to 31"},
 		{31, 31, "router-local", vnet.PartRouter, "ARP and ND for routers' addresses", "to 40"},
+		{32, 32, "answer", vnet.PartOverlay, "an advertisement made of a solicitation", "dropped"},
 		{40, 40, "router-admission", vnet.PartRouter, "frames to routers' MACs", "to 60"},
 		{41, 58, "router", vnet.PartRouter, "routes and translates", "dropped"},
 		{59, 59, "neighbours", vnet.PartOverlay, "subroutine: MAC of a known next hop", "returns"},
