@@ -3,6 +3,7 @@ package ovsdhcp
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
@@ -404,16 +405,18 @@ func (b *Backend) Serve(ctx context.Context) error {
 		return err
 	}
 	defer b.e.stop()
-	if err := b.load(ctx); err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
-		return err
+	err := b.load(ctx)
+	for errors.Is(err, vnet.ErrNotReady) && ctx.Err() == nil {
+		err = b.load(ctx)
 	}
-	if err := b.e.run(ctx); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("dhcp: %w", err)
+	if err == nil {
+		b.e.run(ctx)
+		err = errors.New("dhcp: the handle of the switch has been closed")
 	}
-	return nil
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
 }
 
 // Health implements [dhcp.Backend]: complete while the switch is and Serve runs.

@@ -75,24 +75,18 @@ func (e *packets) slot(net, scope string) (uint16, error) {
 		have = map[uint16]string{}
 		e.slots[net] = have
 	}
-	free := -1
-	for i := range uint16(maxSlots) {
-		s, ok := have[i]
-		if s == scope && ok {
+	for i, s := range have {
+		if s == scope {
 			return i, nil
 		}
-		if !ok && free < 0 {
-			free = int(i)
-		}
-		if int(i) > len(have) {
-			break
+	}
+	for i := range uint16(maxSlots) {
+		if _, taken := have[i]; !taken {
+			have[i] = scope
+			return i, nil
 		}
 	}
-	if free < 0 {
-		return 0, fmt.Errorf("network %s has %d scopes: %w", net, maxSlots, vnet.ErrConflict)
-	}
-	have[uint16(free)] = scope
-	return uint16(free), nil
+	return 0, fmt.Errorf("network %s has %d scopes: %w", net, maxSlots, vnet.ErrConflict)
 }
 
 func (e *packets) free(net, scope string) {
@@ -260,8 +254,8 @@ func (e *packets) relayed(net uint16) bool {
 	return n != nil && n.wire.Relayed()
 }
 
-// run hands out what the switch sends until ctx ends.
-func (e *packets) run(ctx context.Context) error {
+// run hands out what the switch sends, until ctx ends or the handle is closed.
+func (e *packets) run(ctx context.Context) {
 	in := e.sw.Packets(ctx, vnet.PartDHCP)
 	ports := engine.NewLimiter[uint16](e.o.Rate*portShare, e.o.Burst*portShare)
 	cuts := make(cuts, 64)
@@ -278,7 +272,6 @@ func (e *packets) run(ctx context.Context) error {
 		}
 		e.take(r)
 	}
-	return ctx.Err()
 }
 
 // serve answers what comes in on one network until the queue is closed.

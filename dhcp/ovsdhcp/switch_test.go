@@ -23,13 +23,13 @@ type site struct {
 	n  atomic.Uint32
 }
 
-func newSite(t testing.TB) *site {
+func newSite(t testing.TB, physical ...string) *site {
 	l := lab.New(t)
-	return &site{l: l, hv: l.Switches(lab.SwitchOptions{Name: "h1"})[0]}
+	return &site{l: l, hv: l.Switches(lab.SwitchOptions{Name: "h1", Physical: physical})[0]}
 }
 
 func (s *site) connect(t testing.TB, owner vnet.Owner) *ovs.Switch {
-	sw, err := ovs.Open(context.Background(), owner, &ovs.Options{Name: "h1", Database: s.hv.Endpoint, DatapathType: "netdev", Netns: s.hv.Path, Timeout: 20 * time.Second})
+	sw, err := ovs.Open(context.Background(), owner, &ovs.Options{Name: "h1", Database: s.hv.Endpoint, DatapathType: "netdev", Netns: s.hv.Path, PhysicalNetworks: s.hv.Mappings, Timeout: 20 * time.Second})
 	require.NoError(t, err)
 	return sw
 }
@@ -46,11 +46,12 @@ type place struct {
 	*site
 	sw    *ovs.Switch
 	owner vnet.Owner
+	ports map[string]string // to networks
 }
 
 func (s *site) place(t testing.TB) *place {
 	owner := vnet.Owner(s.l.Owner(fmt.Sprint("o", s.n.Add(1))))
-	p := &place{site: s, owner: owner}
+	p := &place{site: s, owner: owner, ports: map[string]string{}}
 	clean := s.connect(t, owner)
 	t.Cleanup(func() {
 		if err := clean.Cleanup(context.Background()); err != nil {
@@ -94,10 +95,23 @@ func (p *place) removeNetwork(t testing.TB, id string) {
 
 func (p *place) plug(t testing.TB, network, netns, device string, mac vnet.MAC) string {
 	id := fmt.Sprint("vm", p.n.Add(1))
+	p.ports[id] = network
 	p.overlay(t, func(tx *ovs.Tx) { p.port(tx, network, id); p.flood(tx, network) })
 	_, err := p.sw.Plug(context.Background(), ovs.Plug{Part: vnet.PartOverlay, PortID: id, Kind: "veth", Name: device, Netns: netns, MAC: mac})
 	require.NoError(t, err)
 	return id
+}
+
+// again makes what stood before the switch was restarted.
+func (p *place) again(t testing.TB) {
+	p.overlay(t, func(tx *ovs.Tx) {
+		for id, network := range p.ports {
+			p.port(tx, network, id)
+		}
+		for _, network := range p.ports {
+			p.flood(tx, network)
+		}
+	})
 }
 
 // flood sends what is for nobody in particular to all ports of the network.

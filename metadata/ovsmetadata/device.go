@@ -63,7 +63,14 @@ func (b *Backend) device(ctx context.Context, wanted bool) (*linux.Namespace, er
 	if err := errors.Join(in.SetUp("lo"), in.SetUp(deviceName)); err != nil {
 		return nil, err
 	}
+	known, err := in.Neighs(deviceName)
+	if err != nil {
+		return nil, err
+	}
 	for _, hop := range []netip.Addr{hop4(), hop6()} {
+		if slices.ContainsFunc(known, func(n rtnl.Neigh) bool { return n.IP == hop && n.MAC == hopMAC() && n.State == rtnl.Permanent }) {
+			continue
+		}
 		if err := in.SetNeigh(rtnl.Neigh{Dev: deviceName, IP: hop, MAC: hopMAC(), State: rtnl.Permanent}); err != nil {
 			return nil, err
 		}

@@ -29,7 +29,7 @@ type served struct {
 }
 
 // recheck is how often Serve looks by itself for what no event told.
-const recheck = 3 * time.Second
+const recheck = 5 * time.Second
 
 // Serve makes the host's metadata device and answers at all endpoints, those
 // there are and those to come, until ctx ends, when it returns nil; requests
