@@ -29,7 +29,7 @@ func newSite(t testing.TB, physical ...string) *site {
 }
 
 func (s *site) connect(t testing.TB, owner vnet.Owner) *ovs.Switch {
-	sw, err := ovs.Open(context.Background(), owner, &ovs.Options{Name: "h1", Database: s.hv.Endpoint, DatapathType: "netdev", Netns: s.hv.Path, PhysicalNetworks: s.hv.Mappings, Timeout: 20 * time.Second})
+	sw, err := ovs.Open(context.Background(), owner, &ovs.Options{Name: "h1", Database: s.hv.Endpoint, DatapathType: "netdev", Netns: s.hv.Path, Control: s.hv.Vswitchd.Ctl, PhysicalNetworks: s.hv.Mappings, Timeout: 20 * time.Second})
 	require.NoError(t, err)
 	return sw
 }

@@ -1,0 +1,197 @@
+package ovsmetadata_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/vnet-go/vnet"
+	"github.com/vnet-go/vnet/internal/lab"
+	"github.com/vnet-go/vnet/internal/pipeline"
+	"github.com/vnet-go/vnet/linux"
+	"github.com/vnet-go/vnet/metadata"
+	"github.com/vnet-go/vnet/metadata/metadatatest"
+	"github.com/vnet-go/vnet/metadata/ovsmetadata"
+	"github.com/vnet-go/vnet/ovs"
+)
+
+const patience = 15 * time.Second
+
+func endpointOn(network string, n byte) metadata.Endpoint {
+	return metadata.Endpoint{ID: "e-" + network, NetworkID: network, PortID: "m-" + network, MAC: vnet.MAC{2, 0xa9, 0xfe, 0, 0, n},
+		Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.2/24")}}
+}
+
+// machine plugs a machine with 10.0.0.5 into a network.
+func (p *place) machine(t testing.TB, network string, n byte) *lab.NS {
+	vm := p.l.NS(fmt.Sprint("vm", p.n.Add(1)))
+	p.plug(t, network, vm.Path, "eth0", vnet.MAC{2, 0xcc, 0, 0, 0, n})
+	vm.Configure("eth0", []string{"10.0.0.5/24"})
+	vm.Route("169.254.169.254/32", "10.0.0.2")
+	return vm
+}
+
+// hostname is what a machine is told; "" when nobody answers.
+func hostname(vm *lab.NS) string {
+	out, err := vm.Exec(context.Background(), "curl", "-sSf", "-m", "2", "http://169.254.169.254/latest/meta-data/hostname")
+	if err != nil {
+		return ""
+	}
+	return out
+}
+
+func (p *place) backend(t testing.TB, sw *ovs.Switch, h *linux.Host, who metadata.Instances) *ovsmetadata.Backend {
+	b, err := ovsmetadata.New(sw, h, &ovsmetadata.Options{Instances: who})
+	require.NoError(t, err)
+	return b
+}
+
+func serve(t testing.TB, b metadata.Backend) (s *metadata.Service, stop func()) {
+	s, err := metadata.New(b, nil)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := s.Serve(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	stop = sync.OnceFunc(func() { cancel(); wg.Wait() })
+	t.Cleanup(stop)
+	return s, stop
+}
+
+// table knows the machines with 10.0.0.5 on these networks.
+func table(networks ...string) *metadatatest.Table {
+	var x metadatatest.Table
+	for _, n := range networks {
+		x.Put(metadata.NewAsker("", n, netip.MustParseAddr("10.0.0.5")), metadatatest.Instance(n))
+	}
+	return &x
+}
+
+func says(name string) string { return "vm-" + name + ".example.org" }
+
+// The process is restarted, then the switch; who asked before is answered again.
+func TestRestarts(t *testing.T) {
+	lab.Need(t, "curl")
+	ctx := t.Context()
+	p := newSite(t).place(t)
+	h := p.host(t)
+	who := table("a", "b")
+	svc, stop := serve(t, p.backend(t, p.sw, h, who))
+	p.network(t, "a")
+	p.network(t, "b")
+	st := metadata.State{Endpoints: []metadata.Endpoint{endpointOn("a", 1), endpointOn("b", 2)}}
+	require.NoError(t, svc.Sync(ctx, st, vnet.SyncOptions{}))
+	vms := map[string]*lab.NS{"a": p.machine(t, "a", 1), "b": p.machine(t, "b", 2)}
+	answered := func() {
+		t.Helper()
+		for name, vm := range vms {
+			lab.Eventually(t, patience, "an answer on "+name, func() bool { return hostname(vm) == says(name) })
+		}
+	}
+	answered()
+	require.Eventually(t, func() bool { return svc.Health(ctx).Complete }, patience, 10*time.Millisecond)
+	stop()
+	require.Empty(t, hostname(vms["a"]))
+
+	svc, _ = serve(t, p.backend(t, p.open(t, p.owner), h, who)) // it is told nothing
+	answered()
+	plan, err := svc.Plan(ctx, st)
+	require.NoError(t, err)
+	require.Empty(t, plan.Changes)
+
+	p.hv.Vswitchd.Restart()
+	require.Empty(t, hostname(vms["a"]), "closed")
+	lab.Eventually(t, patience, "the switch", func() bool { return svc.Health(ctx).Complete })
+	require.NoError(t, svc.Sync(ctx, st, vnet.SyncOptions{}))
+	p.again(t)
+	answered()
+}
+
+// What somebody breaks is made again, and what nobody needs is taken away.
+func TestDeviceIsKept(t *testing.T) {
+	lab.Need(t, "curl")
+	ctx := t.Context()
+	p := newSite(t).place(t)
+	h := p.host(t)
+	svc, _ := serve(t, p.backend(t, p.sw, h, table("a")))
+	p.network(t, "a")
+	require.NoError(t, svc.EnsureEndpoint(ctx, endpointOn("a", 1)))
+	vm := p.machine(t, "a", 1)
+	answered := func() {
+		t.Helper()
+		lab.Eventually(t, patience, "an answer", func() bool { return hostname(vm) == says("a") })
+	}
+	answered()
+	names := func() []string {
+		ids, err := h.Namespaces(ctx, vnet.PartMetadata)
+		require.NoError(t, err)
+		return ids
+	}
+	require.Len(t, names(), 1, "one for all networks")
+	require.NoError(t, h.DeleteNamespace(ctx, h.NetnsName(vnet.PartMetadata, names()[0])))
+	answered()
+
+	// The endpoint moves to another network with the same addresses.
+	e := endpointOn("b", 1)
+	e.ID = "e-a"
+	p.network(t, "b")
+	require.NoError(t, svc.EnsureEndpoint(ctx, e))
+	lab.Eventually(t, patience, "silence", func() bool { return hostname(vm) == "" })
+	_, claimed := p.sw.Number("network", "a")
+	require.True(t, claimed, "overlay still has it")
+
+	require.NoError(t, svc.DeleteEndpoint(ctx, "e-a"))
+	lab.Eventually(t, patience, "no device", func() bool {
+		plugged, err := p.sw.Plugged(ctx)
+		require.NoError(t, err)
+		for _, x := range plugged {
+			if x.Part == vnet.PartMetadata {
+				return false
+			}
+		}
+		return len(names()) == 0
+	})
+	out, err := p.hv.NS.Exec(ctx, "ovs-ofctl", "-O", "OpenFlow15", "dump-flows", "unix:"+p.hv.Dir+"/"+p.sw.Bridge()+".mgmt")
+	require.NoError(t, err, out)
+	require.NotContains(t, out, "198.18.0.0")
+	require.NotContains(t, out, "169.254.169.254")
+	require.Zero(t, strings.Count(out, "table=21, ")-1, "the handle's own flow only")
+}
+
+// One machine's connections are its port's: others on the network with its
+// address and MAC do not hear the answers.
+func TestAnswersGoToThePort(t *testing.T) {
+	lab.Need(t, "curl")
+	ctx := t.Context()
+	p := newSite(t).place(t)
+	svc, _ := serve(t, p.backend(t, p.sw, p.host(t), table("a")))
+	p.network(t, "a")
+	require.NoError(t, svc.EnsureEndpoint(ctx, endpointOn("a", 1)))
+	one, twin := p.machine(t, "a", 1), p.machine(t, "a", 1)
+	lab.Eventually(t, patience, "an answer", func() bool { return hostname(one) == says("a") })
+	cap := twin.Capture("eth0")
+	for range 3 {
+		require.Equal(t, says("a"), hostname(one))
+	}
+	cap.None(200*time.Millisecond, func(f lab.Frame) bool { return f.Src == metadata.IPv4() || f.Dst == metadata.IPv4() })
+	require.Equal(t, says("a"), hostname(twin), "and the twin gets its own")
+	for id := range p.ports {
+		n, ok := p.sw.Number("port", id)
+		require.True(t, ok)
+		conns, err := p.sw.Connections(ctx, pipeline.ZoneOfPort(n))
+		require.NoError(t, err)
+		require.NotEmpty(t, conns)
+		for _, c := range conns {
+			require.Equal(t, netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}), c.Orig.Dst)
+		}
+	}
+}
