@@ -92,6 +92,30 @@ func TestReadYourWrites(t *testing.T) {
 	require.Equal(t, 50, n)
 }
 
+// TestWeakReferences: what refers to a row does so no more when it is deleted,
+// also if it is changed in the same transaction, and the server lives when the
+// row comes again with the same UUID.
+func TestWeakReferences(t *testing.T) {
+	srv := ovsdbtest.New(t, ovsdbtest.NB)
+	c := open(t, nil, srv.Endpoint())
+	do := func(f func(x *Tx) error) {
+		t.Helper()
+		_, err := c.Commit(ctx(t), f, nil)
+		require.NoError(t, err)
+	}
+	port := func(x *Tx) error {
+		return errors.Join(x.Put(&nbrow.LogicalSwitchPort{UUID: id(2), Name: "port"}), x.Put(&nbrow.LogicalSwitch{UUID: id(1), Name: "switch", Ports: []string{id(2)}}))
+	}
+	do(func(x *Tx) error { return errors.Join(port(x), x.Put(&nbrow.PortGroup{UUID: id(3), Name: "group", Ports: []string{id(2)}})) })
+	do(func(x *Tx) error {
+		return errors.Join(x.Delete("Logical_Switch_Port", id(2)), x.Put(&nbrow.PortGroup{UUID: id(3), Name: "renamed", Ports: []string{id(2)}}))
+	})
+	require.Empty(t, c.State().Row("Port_Group", id(3)).(*nbrow.PortGroup).Ports)
+	do(port)
+	do(func(x *Tx) error { return x.Delete("Port_Group", id(3)) })
+	do(addSwitch(4, "after"))
+}
+
 // TestEveryKindOfColumn writes and changes sets, maps, optionals and scalars
 // and compares what the client has with what a fresh one reads.
 func TestEveryKindOfColumn(t *testing.T) {

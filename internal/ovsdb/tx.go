@@ -474,8 +474,9 @@ func (x *Tx) Check() error {
 // order in which rows were first touched. None when nothing differs.
 func (x *Tx) Ops() []Operation {
 	var waits, ops, last []Operation
+	gone := x.gone()
 	for _, p := range x.order {
-		now := p.ops()
+		now := p.without(gone).ops()
 		switch {
 		case p.base == nil || (len(now) == 0 && p.guard == nil):
 		case p.now == nil && !p.t.root: // goes when its parent, which is waited for, lets go
@@ -492,6 +493,54 @@ func (x *Tx) Ops() []Operation {
 		return nil
 	}
 	return slices.Concat(waits, ops, last)
+}
+
+// gone are the rows that the transaction deletes, by table.
+func (x *Tx) gone() map[string][]string {
+	out := map[string][]string{}
+	for _, p := range x.order {
+		if p.base != nil && p.now == nil {
+			out[p.t.name] = append(out[p.t.name], p.uuid)
+		}
+	}
+	return out
+}
+
+// without is p whose weak references to rows that are gone are taken out by
+// name. ovsdb-server 3.1.0 leaves them where the row that has them is changed in
+// the transaction that deletes what they refer to, and ends by a null pointer
+// when that one has been inserted again, with the same UUID, and this one goes.
+func (p *pending) without(gone map[string][]string) *pending {
+	if len(gone) == 0 || p.base == nil || p.now == nil || p.base == p.now {
+		return p
+	}
+	out := *p
+	for _, c := range p.t.columns {
+		if !c.here || c.ref == "" || c.strong || len(gone[c.ref]) == 0 {
+			continue
+		}
+		keep := func(u string) bool { return !slices.Contains(gone[c.ref], u) }
+		n := reflect.New(p.t.typ)
+		n.Elem().Set(reflect.ValueOf(out.now).Elem())
+		f := n.Elem().Field(c.field)
+		switch v := f.Interface().(type) {
+		case []string:
+			left := slices.DeleteFunc(slices.Clone(v), func(u string) bool { return !keep(u) })
+			if len(left) == len(v) {
+				continue
+			}
+			f.Set(reflect.ValueOf(left))
+		case *string:
+			if v == nil || keep(*v) {
+				continue
+			}
+			f.SetZero()
+		default:
+			continue
+		}
+		out.now = n.Interface()
+	}
+	return &out
 }
 
 // wait judges that the row is there, and its guarded columns as they were.
