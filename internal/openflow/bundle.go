@@ -74,7 +74,11 @@ func (c *Conn) bundle(ctx context.Context, n int, mod func(int) Mod) error {
 		}
 	}
 	if err != nil {
-		c.discard(id)
+		if ctx.Err() != nil { // the caller does not wait any more
+			go c.discard(id)
+		} else {
+			c.discard(id)
+		}
 		return err
 	}
 	if err = c.bundleControl(ctx, id, bundleCommit); err != nil {

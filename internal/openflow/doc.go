@@ -29,7 +29,7 @@
 //
 // # Version
 //
-// OpenFlow 1.5 alone (wire version 6), which every Open vSwitch since 2.17 has
+// OpenFlow 1.5 alone (wire version 6), which every Open vSwitch since 2.12 has
 // switched on by default. 1.4 would be needed for nothing: flow monitors and
 // bundles are the same in both, while set_field has masks only in 1.5 (1.4 takes
 // Nicira's reg_load2 for that), packet-outs can carry registers only in 1.5, and

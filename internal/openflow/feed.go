@@ -14,6 +14,7 @@ type feed[T any] struct {
 	mu     sync.Mutex
 	ch     chan T
 	closed bool
+	stop   func() bool // forgets the context that would close it
 }
 
 func newFeed[T any](buffer int, accept func(T) bool, lost *atomic.Uint64) *feed[T] {
@@ -49,6 +50,18 @@ func (f *feed[T]) close() {
 	if !f.closed {
 		f.closed = true
 		close(f.ch)
+		if f.stop != nil {
+			f.stop()
+		}
+	}
+}
+
+// until has end called when ctx ends before the feed does.
+func (f *feed[T]) until(ctx context.Context, end func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.closed {
+		f.stop = context.AfterFunc(ctx, end)
 	}
 }
 
@@ -60,7 +73,7 @@ func follow[T any](ctx context.Context, c *Conn, f *feed[T], set map[*feed[T]]st
 		return c.err
 	}
 	set[f] = struct{}{}
-	context.AfterFunc(ctx, func() { unfollow(c, f, set) })
+	f.until(ctx, func() { unfollow(c, f, set) })
 	return nil
 }
 

@@ -116,7 +116,7 @@ func (f *Flow) invalid(err error) error {
 
 // String is the flow as "ovs-ofctl -O OpenFlow15 --no-stats --no-names
 // dump-flows" prints it.
-func (f *Flow) String() string {
+func (f Flow) String() string {
 	var b strings.Builder
 	if f.Cookie != 0 {
 		fmt.Fprintf(&b, "cookie=0x%x, ", f.Cookie)

@@ -63,7 +63,9 @@ func (c *Conn) multipart(ctx context.Context, typ uint16, body func(b []byte) ([
 	})
 }
 
-// Flows reads flows, in no order.
+// Flows reads flows, in no order. Actions that this package does not know come as
+// [Raw]; a match on a field that it does not know fails the call and is named, so
+// where others write flows too, ask for a cookie.
 func (c *Conn) Flows(ctx context.Context, f FlowFilter) ([]FlowStats, error) {
 	var out []FlowStats
 	err := c.multipart(ctx, partFlow, f.append, func(b []byte) error {

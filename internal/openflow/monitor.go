@@ -74,7 +74,7 @@ func (c *Conn) Monitor(ctx context.Context, f FlowFilter, buffer int) ([]Flow, <
 		c.unmonitor(feed)
 		return nil, nil, err
 	}
-	context.AfterFunc(ctx, func() { c.unmonitor(feed) })
+	feed.until(ctx, func() { c.unmonitor(feed) })
 	return flows, feed.ch, nil
 }
 
