@@ -18,8 +18,8 @@
 // frame up that would be handed on more than 4096 times.
 //
 // Flows of 64 ports' floods are one object, so a port costs the same whatever
-// there is besides. Records of all objects are in the switch, and an address
-// of two ports is answered for the one that was ensured last.
+// there is besides. Records of all objects are in the switch. An address that
+// several ports have is answered for the last that got it.
 package ovsoverlay
 
 import (
@@ -43,7 +43,7 @@ import (
 // name is how the backend calls itself in errors.
 const name = "ovsoverlay"
 
-// Kinds of objects. The last three are not the application's.
+// Kinds of objects. The last four are not the application's.
 const (
 	kindNetwork = "network"
 	kindPort    = "port"
@@ -51,6 +51,7 @@ const (
 	kindSegment = "segment" // -> the network on it
 	kindSpread  = "spread"  // of a network
 	kindChunk   = "chunk"   // of a network's ports here
+	kindAddress = "address" // of a network, and who has it
 )
 
 // Options of a [Backend]; nil will do.
@@ -211,7 +212,10 @@ func (b *Backend) EnsureNetwork(ctx context.Context, n overlay.Network) error {
 				case n.Segment.Type.Tunnel():
 					putRemote(tx, p, r)
 				default:
-					tx.Delete(kindRemote, r.ID)
+					remoteGone(tx, r)
+					if err := moves(tx, kindRemote, r.ID, n.ID, r.IPs, p, nil, r.MAC); err != nil {
+						return err
+					}
 				}
 			}
 		}
@@ -255,7 +259,10 @@ func (b *Backend) DeleteNetwork(ctx context.Context, id string) error {
 				return err
 			}
 			if r.NetworkID == id {
-				tx.Delete(kindRemote, r.ID)
+				if err := moves(tx, kindRemote, r.ID, id, r.IPs, place{n: overlay.Network{ID: id}}, nil, r.MAC); err != nil {
+					return err
+				}
+				remoteGone(tx, r)
 			}
 		}
 		return dropNetwork(tx, id)
@@ -348,6 +355,70 @@ func joins(tx *ovs.Tx, p place, number uint16, m *member) error {
 	return nil
 }
 
+func addressID(network string, a netip.Addr) string { return network + "/" + a.String() }
+
+// holds says whether a port (kind and id) has an address of a network.
+func holds(tx *ovs.Tx, p place, a netip.Addr, kind, id string, m *vnet.MAC) error {
+	hs, _, err := find[[]holder](tx, kindAddress, addressID(p.n.ID, a))
+	if err != nil {
+		return err
+	}
+	h := holder{ID: kind + "/" + id}
+	i := slices.IndexFunc(hs, func(x holder) bool { return x.ID == h.ID })
+	switch {
+	case m == nil && i >= 0:
+		hs = slices.Delete(hs, i, i+1)
+	case m != nil && i >= 0:
+		hs[i].MAC = *m
+	case m != nil:
+		h.MAC = *m
+		hs = append(hs, h)
+	}
+	putAddress(tx, p, a, hs)
+	return nil
+}
+
+func putAddress(tx *ovs.Tx, p place, a netip.Addr, hs []holder) {
+	if len(hs) == 0 {
+		tx.Drop(kindAddress, addressID(p.n.ID, a))
+		return
+	}
+	tx.Keep(kindAddress, addressID(p.n.ID, a), encode(hs), answers(p, a, hs[len(hs)-1].MAC)...)
+}
+
+// moves takes the addresses was of a port on one network away, and gives it
+// those of now on another, or the same one.
+func moves(tx *ovs.Tx, kind, id, from string, was []netip.Addr, to place, now []netip.Addr, m vnet.MAC) error {
+	for _, a := range was {
+		if from == to.n.ID && slices.Contains(now, a) {
+			continue
+		}
+		p, err := network(tx, from)
+		if errors.Is(err, vnet.ErrNotFound) {
+			continue
+		}
+		if err == nil {
+			err = holds(tx, p, a, kind, id, nil)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, a := range now {
+		if err := holds(tx, to, a, kind, id, &m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func addressesOf(x overlay.Port) []netip.Addr {
+	if x.AdminDown {
+		return nil
+	}
+	return x.FixedIPs
+}
+
 // EnsurePort implements [overlay.Backend].
 func (b *Backend) EnsurePort(ctx context.Context, x overlay.Port) error {
 	return b.submit(ctx, func(tx *ovs.Tx) error {
@@ -371,6 +442,9 @@ func (b *Backend) EnsurePort(ctx context.Context, x overlay.Port) error {
 			}
 		}
 		put(tx, kindPort, x.ID, x, overlay.DiffPort, portFlows(p, x, number)...)
+		if err := moves(tx, kindPort, x.ID, old.NetworkID, addressesOf(old), p, addressesOf(x), x.MAC); err != nil {
+			return err
+		}
 		return joins(tx, p, number, memberOf(x, number))
 	})
 }
@@ -394,6 +468,9 @@ func (b *Backend) dropPort(tx *ovs.Tx, id string) error {
 	}
 	if ok {
 		if p, err := network(tx, old.NetworkID); err == nil {
+			if err := moves(tx, kindPort, id, old.NetworkID, addressesOf(old), p, nil, old.MAC); err != nil {
+				return err
+			}
 			if err := joins(tx, p, tx.PortNumber(id), nil); err != nil {
 				return err
 			}
@@ -433,11 +510,15 @@ func (b *Backend) EnsureRemotePort(ctx context.Context, r overlay.RemotePort) er
 		}
 		if !p.n.Segment.Type.Tunnel() {
 			if stood {
-				tx.Delete(kindRemote, r.ID)
+				remoteGone(tx, old)
+				return moves(tx, kindRemote, r.ID, old.NetworkID, old.IPs, p, nil, r.MAC)
 			}
 			return nil
 		}
 		putRemote(tx, p, r)
+		if err := moves(tx, kindRemote, r.ID, old.NetworkID, old.IPs, p, r.IPs, r.MAC); err != nil {
+			return err
+		}
 		if !stood || old.NetworkID != r.NetworkID || old.Endpoint != r.Endpoint {
 			return counts(tx, r, 1)
 		}
@@ -489,6 +570,9 @@ func (b *Backend) DeleteRemotePort(ctx context.Context, id string) error {
 			return err
 		}
 		if err := counts(tx, old, -1); err != nil {
+			return err
+		}
+		if err := moves(tx, kindRemote, id, old.NetworkID, old.IPs, place{n: overlay.Network{ID: old.NetworkID}}, nil, old.MAC); err != nil {
 			return err
 		}
 		remoteGone(tx, old)
@@ -552,6 +636,16 @@ func (b *Backend) whole(tx *ovs.Tx, s overlay.State, o *vnet.SyncOptions) error 
 	existing := len(there[kindNetwork]) + len(there[kindPort]) + len(there[kindRemote])
 	wanted := func(kind, id string) { delete(there[kind], id) }
 	places, spreads, chunks := map[string]place{}, map[string]*spread{}, map[string]map[int][]member{}
+	type at struct {
+		network string
+		a       netip.Addr
+	}
+	have := map[at][]holder{}
+	hold := func(network, kind, id string, as []netip.Addr, m vnet.MAC) {
+		for _, a := range as {
+			have[at{network, a}] = append(have[at{network, a}], holder{kind + "/" + id, m})
+		}
+	}
 	for _, n := range s.Networks {
 		places[n.ID] = b.putNetwork(tx, n)
 		spreads[n.ID], chunks[n.ID] = &spread{}, map[int][]member{}
@@ -569,6 +663,7 @@ func (b *Backend) whole(tx *ovs.Tx, s overlay.State, o *vnet.SyncOptions) error 
 		number := tx.PortNumber(x.ID)
 		put(tx, kindPort, x.ID, x, overlay.DiffPort, portFlows(p, x, number)...)
 		wanted(kindPort, x.ID)
+		hold(x.NetworkID, kindPort, x.ID, addressesOf(x), x.MAC)
 		if m := memberOf(x, number); m != nil {
 			chunks[x.NetworkID][chunkOf(number)] = append(chunks[x.NetworkID][chunkOf(number)], *m)
 		}
@@ -586,6 +681,7 @@ func (b *Backend) whole(tx *ovs.Tx, s overlay.State, o *vnet.SyncOptions) error 
 		}
 		putRemote(tx, p, r)
 		wanted(kindRemote, r.ID)
+		hold(r.NetworkID, kindRemote, r.ID, r.IPs, r.MAC)
 		sp := spreads[r.NetworkID]
 		if sp.Endpoints == nil {
 			sp.Endpoints = map[netip.Addr]int{}
@@ -604,6 +700,24 @@ func (b *Backend) whole(tx *ovs.Tx, s overlay.State, o *vnet.SyncOptions) error 
 		putSpread(tx, p, *sp)
 		wanted(kindSpread, id)
 	}
+	for k, hs := range have {
+		id := addressID(k.network, k.a)
+		if o, ok := there[kindAddress][id]; ok && len(hs) > 1 { // in the order in which they came
+			was, err := decode[[]holder](o)
+			if err != nil {
+				return err
+			}
+			since := func(h holder) int {
+				if i := slices.IndexFunc(was, func(x holder) bool { return x.ID == h.ID }); i >= 0 {
+					return i
+				}
+				return len(was)
+			}
+			slices.SortStableFunc(hs, func(a, b holder) int { return cmp.Compare(since(a), since(b)) })
+		}
+		putAddress(tx, places[k.network], k.a, hs)
+		wanted(kindAddress, id)
+	}
 	// What is not wanted, ports first.
 	for _, id := range slices.Sorted(maps.Keys(there[kindPort])) {
 		x, err := decode[overlay.Port](there[kindPort][id])
@@ -619,7 +733,7 @@ func (b *Backend) whole(tx *ovs.Tx, s overlay.State, o *vnet.SyncOptions) error 
 		}
 		remoteGone(tx, r)
 	}
-	for _, kind := range []string{kindChunk, kindSegment} {
+	for _, kind := range []string{kindAddress, kindChunk, kindSegment} {
 		for id := range there[kind] {
 			tx.Drop(kind, id)
 		}

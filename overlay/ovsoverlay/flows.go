@@ -190,7 +190,6 @@ func portFlows(p place, x overlay.Port, number uint16) []of.Flow {
 			Actions: append(out(number, x.Filtered), of.Goto(pipeline.ToPort))},
 	}
 	for _, a := range x.FixedIPs {
-		flows = append(flows, answers(p, a, x.MAC)...)
 		own := of.ARP(net(p.number), of.EthSrc.MAC(mac(x.MAC)), of.ARPTPA.Addr(a))
 		if a.Is6() {
 			own = of.ICMP6(net(p.number), of.EthSrc.MAC(mac(x.MAC)), of.ICMPv6Type.Is(solicitation), of.NDTarget.Addr(a))
@@ -203,11 +202,14 @@ func portFlows(p place, x overlay.Port, number uint16) []of.Flow {
 // remoteFlows are those of a port of another host.
 func remoteFlows(p place, r overlay.RemotePort) []of.Flow {
 	actions := append([]of.Action{of.Goto(pipeline.Commit), of.Set(of.TunID.Is(uint64(p.n.Segment.ID)))}, p.to(r.Endpoint)...)
-	flows := []of.Flow{{Table: pipeline.L2, Priority: prioRemote, Match: of.Any(net(p.number), flags(0, pipeline.FromTunnel), of.EthDst.MAC(mac(r.MAC))), Actions: actions}}
-	for _, a := range r.IPs {
-		flows = append(flows, answers(p, a, r.MAC)...)
-	}
-	return flows
+	return []of.Flow{{Table: pipeline.L2, Priority: prioRemote, Match: of.Any(net(p.number), flags(0, pipeline.FromTunnel), of.EthDst.MAC(mac(r.MAC))), Actions: actions}}
+}
+
+// holder is a port that has an address. Several may, as failover pairs do: the
+// last one is who is answered for.
+type holder struct {
+	ID  string   `json:"id"` // "port/ID" or "remote-port/ID"
+	MAC vnet.MAC `json:"mac"`
 }
 
 // answers are what is known of who has an address: ARP (RFC 826) and neighbour
