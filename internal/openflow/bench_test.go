@@ -107,3 +107,42 @@ func BenchmarkBundle(b *testing.B) {
 	b.ReportMetric(read.Seconds()/float64(b.N), "read-s/op")
 	b.ReportMetric(float64(n*b.N)/b.Elapsed().Seconds(), "flows/s")
 }
+
+// BenchmarkOneCookie reads the one flow of a cookie among 50,000, and
+// BenchmarkOneChange replaces it in a bundle.
+func BenchmarkOneCookie(b *testing.B) {
+	c := filled(b)
+	b.ResetTimer()
+	for i := 0; b.Loop(); i++ {
+		flows, err := c.Flows(b.Context(), FlowFilter{Table: AllTables, Cookie: uint64(i%50_000) + 1, CookieMask: ^uint64(0)})
+		if err != nil || len(flows) != 1 {
+			b.Fatal(err, len(flows))
+		}
+	}
+}
+
+func BenchmarkOneChange(b *testing.B) {
+	c := filled(b)
+	b.ResetTimer()
+	for i := 0; b.Loop(); i++ {
+		f := typical(i%50_000 + 1)
+		f.Actions = append(f.Actions, Output{Port: Port(i%100 + 1)})
+		if err := c.Bundle(b.Context(), []FlowMod{Add(f)}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// filled is a switch with 50,000 flows of as many cookies.
+func filled(b *testing.B) *Conn {
+	s := newSwitch(b)
+	c := s.dial()
+	mods := make([]FlowMod, 50_000)
+	for i := range mods {
+		mods[i] = Add(typical(i + 1))
+	}
+	if err := c.Bundle(b.Context(), mods); err != nil {
+		b.Fatal(err)
+	}
+	return c
+}
