@@ -106,7 +106,9 @@ func TestWeakReferences(t *testing.T) {
 	port := func(x *Tx) error {
 		return errors.Join(x.Put(&nbrow.LogicalSwitchPort{UUID: id(2), Name: "port"}), x.Put(&nbrow.LogicalSwitch{UUID: id(1), Name: "switch", Ports: []string{id(2)}}))
 	}
-	do(func(x *Tx) error { return errors.Join(port(x), x.Put(&nbrow.PortGroup{UUID: id(3), Name: "group", Ports: []string{id(2)}})) })
+	do(func(x *Tx) error {
+		return errors.Join(port(x), x.Put(&nbrow.PortGroup{UUID: id(3), Name: "group", Ports: []string{id(2)}}))
+	})
 	do(func(x *Tx) error {
 		return errors.Join(x.Delete("Logical_Switch_Port", id(2)), x.Put(&nbrow.PortGroup{UUID: id(3), Name: "renamed", Ports: []string{id(2)}}))
 	})
