@@ -15,8 +15,7 @@ import (
 	"github.com/vnet-go/vnet/dhcp"
 	"github.com/vnet-go/vnet/dhcp/ovsdhcp"
 	"github.com/vnet-go/vnet/internal/lab"
-	"github.com/vnet-go/vnet/internal/openflow"
-	"github.com/vnet-go/vnet/internal/pipeline"
+	"github.com/vnet-go/vnet/overlay"
 	"github.com/vnet-go/vnet/ovs"
 )
 
@@ -190,7 +189,7 @@ func TestBatch(t *testing.T) {
 	r := clientOn("a", 10)
 	require.NoError(t, b.EnsureScope(ctx, scopeOn("a")))
 	require.NoError(t, b.EnsureReservation(ctx, r))
-	require.NoError(t, batch.Submit(ctx, vnet.PartOverlay, func(tx *ovs.Tx) error { tx.NetworkNumber("a"); tx.Keep("network", "a", []byte("{}")); return nil }))
+	require.NoError(t, batch.Submit(ctx, vnet.PartOverlay, func(tx *ovs.Tx) error { tx.NetworkNumber("a"); return nil }))
 	require.Equal(t, 2, batch.Changes().Count(vnet.Create))
 	_, err = b.Explain(ctx, "scope", "s-a")
 	require.ErrorIs(t, err, vnet.ErrNotFound, "not committed yet")
@@ -231,13 +230,7 @@ func TestRelayOnTheWire(t *testing.T) {
 	s := newSite(t, "phys")
 	p := s.place(t)
 	svc := serve(t, p.backend(t, p.sw, nil))
-	p.overlay(t, func(tx *ovs.Tx) {
-		net, patch := tx.NetworkNumber("net"), tx.Patch("phys")
-		tx.Keep("network", "net", []byte("{}"),
-			openflow.Flow{Table: pipeline.Classify, Priority: 100, Match: openflow.Any(openflow.InPort.Is(uint64(patch))), Actions: []openflow.Action{
-				openflow.Set(openflow.Reg(pipeline.RegNetwork).Is(uint64(net))), openflow.Set(openflow.Reg(pipeline.RegFlags).Is(pipeline.FromWire)), openflow.Goto(pipeline.PortSecurity)}},
-			openflow.Flow{Table: pipeline.L2, Priority: 100, Match: openflow.Any(openflow.Reg(pipeline.RegNetwork).Is(uint64(net))), Actions: []openflow.Action{openflow.Output{Port: openflow.Port(patch)}}})
-	})
+	p.networkOn(t, "net", overlay.Segment{Type: overlay.Flat, PhysicalNetwork: "phys"})
 	sc, r := scopeOn("net"), clientOn("net", 10)
 	sc.Relays = []netip.Prefix{netip.MustParsePrefix("10.0.0.254/32")}
 	require.NoError(t, svc.Sync(ctx, dhcp.State{Scopes: []dhcp.Scope{sc}, Reservations: []dhcp.Reservation{r}}, vnet.SyncOptions{}))

@@ -176,7 +176,8 @@ func TestAnswersGoToThePort(t *testing.T) {
 	svc, _ := serve(t, p.backend(t, p.sw, p.host(t), table("a")))
 	p.network(t, "a")
 	require.NoError(t, svc.EnsureEndpoint(ctx, endpointOn("a", 1)))
-	one, twin := p.machine(t, "a", 1), p.machine(t, "a", 1)
+	one, twin := p.machine(t, "a", 1), p.machine(t, "a", 2)
+	twin.IP("link", "set", "dev", "eth0", "address", one.MAC("eth0").String())
 	lab.Eventually(t, patience, "an answer", func() bool { return hostname(one) == says("a") })
 	cap := twin.Capture("eth0")
 	for range 3 {
@@ -184,8 +185,8 @@ func TestAnswersGoToThePort(t *testing.T) {
 	}
 	cap.None(200*time.Millisecond, func(f lab.Frame) bool { return f.Src == metadata.IPv4() || f.Dst == metadata.IPv4() })
 	require.Equal(t, says("a"), hostname(twin), "and the twin gets its own")
-	for id := range p.ports {
-		n, ok := p.sw.Number("port", id)
+	for _, port := range p.state.Ports {
+		n, ok := p.sw.Number("port", port.ID)
 		require.True(t, ok)
 		conns, err := p.sw.Connections(ctx, pipeline.ZoneOfPort(n))
 		require.NoError(t, err)
