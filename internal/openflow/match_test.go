@@ -44,6 +44,7 @@ func TestValidate(t *testing.T) {
 		{"nat backwards", Flow{Match: IP4(), Actions: []Action{CT{Commit: true, NAT: &NAT{Kind: NATSrc, Min: addr("192.0.2.2"), Max: addr("192.0.2.1")}}}}, "", "no range"},
 		{"a zone of 8 bits", Flow{Match: IP4(), Actions: []Action{CT{ZoneFrom: Reg(1).Range(0, 7)}}}, "", "zone of 8 bits"},
 		{"a conjunction of one", Flow{Actions: []Action{Conjunction{1, 1, 1}}}, "", "N is 2 to 64"},
+		{"a conjunction and more", Flow{Actions: []Action{Conjunction{1, 1, 2}, Goto(3)}}, "", "only"},
 		{"unequal halves", Flow{Actions: []Action{Move{Reg(0).All(), EthSrc.All()}}}, "", "32 bits are not 48"},
 		{"past the end", Flow{Actions: []Action{Move{Reg(0).Range(20, 40), Reg(1).Range(20, 40)}}}, "", "has 32 bits"},
 		{"no tag", Flow{Actions: []Action{PopVLAN{}}}, "", "needs a match on VLANVID"},

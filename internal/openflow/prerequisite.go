@@ -1,6 +1,9 @@
 package openflow
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // prerequisites checks that a packet that meets the match has the fields of it.
 // The match is canonical.
@@ -91,6 +94,19 @@ func (n need) String() string {
 // Open vSwitch refuses anything else from OpenFlow 1.1 on
 // (OFPBAC_MATCH_INCONSISTENT).
 func (k kind) actionsFit(as []Action) error {
+	conjunctions, others := 0, 0
+	for _, a := range as {
+		switch a.(type) {
+		case Conjunction:
+			conjunctions++
+		case Note:
+		default:
+			others++
+		}
+	}
+	if conjunctions > 0 && others > 0 {
+		return errors.New("conjunction goes with other conjunctions and notes only")
+	}
 	for _, a := range as {
 		if err := k.actionFits(a); err != nil {
 			return err
