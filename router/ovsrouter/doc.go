@@ -31,7 +31,7 @@
 //	54 routed-in         connections from outside that are not translated
 //	55 neighbour         the MAC of the next hop: from overlay (59), or learned (57)
 //	56 source            source translation
-//	58 leave             out on the new network, from table 40 on
+//	58 leave             out on the new network, from its gate (table 1) on
 //
 // Translation is OVS's connection tracking in two zones of each router, one for
 // destinations and one for sources; a connection from inside to a floating

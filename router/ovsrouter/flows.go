@@ -230,7 +230,8 @@ func baseFlows() (out []of.Flow) {
 
 	add(tNeighbour, 1, nil, of.CTClear{}, of.Resubmit{Table: tKnown}, of.Resubmit{Table: tLearned}, of.Goto(tLeave))
 	found := uint64(resolved)
-	away := append([]of.Action{of.Move{Src: regMAC, Dst: of.EthSrc.All()}}, leave(of.Goto(tAdmission))...)
+	// From its gate on, as the network may be down, or the hop another router here.
+	away := append([]of.Action{of.Move{Src: regMAC, Dst: of.EthSrc.All()}}, leave(of.Goto(pipeline.Gate))...)
 	add(tLeave, 100, of.Any(flags(found, remote)), away...)
 	add(tLeave, 50, of.Any(flags(0, found|remote)), ask(askNeighbour))
 	for _, ip := range []func(...of.Cond) of.Match{of.IP4, of.IP6} {
