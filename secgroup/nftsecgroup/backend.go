@@ -433,7 +433,7 @@ func (b *Backend) steps(ctx context.Context, changes []change) ([]linux.Step, er
 		return nil
 	}})
 	if len(zones) > 0 {
-		steps = append(steps, b.end(judge(ends, zones)))
+		steps = append(steps, b.end(judge(ends, f, zones)))
 	}
 	return append(steps, after...), nil
 }

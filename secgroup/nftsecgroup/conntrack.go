@@ -28,12 +28,12 @@ func newEnds(f *facts, changes []change, fresh func(portID string) bool) *book.E
 
 // judge returns, after the changes have been made, what is true of a flow
 // that nothing allows any more.
-func judge(e *book.Ends, zones map[uint16]string) func(rtnl.Flow) bool {
-	dead := e.Judge()
-	return func(f rtnl.Flow) bool {
-		network, ok := zones[f.Zone]
-		return ok && dead(book.Connection{Network: network, Protocol: f.Proto, Src: f.Orig.Src, Dst: f.Orig.Dst,
-			SrcPort: f.Orig.SrcPort, Selector: f.Orig.DstPort, Mark: f.Mark})
+func judge(e *book.Ends, f *facts, zones map[uint16]string) func(rtnl.Flow) bool {
+	dead := e.Judge(f.Book)
+	return func(c rtnl.Flow) bool {
+		network, ok := zones[c.Zone]
+		return ok && dead(book.Connection{Network: network, Protocol: c.Proto, Src: c.Orig.Src, Dst: c.Orig.Dst,
+			SrcPort: c.Orig.SrcPort, Selector: c.Orig.DstPort, Mark: c.Mark})
 	}
 }
 

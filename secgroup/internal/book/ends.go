@@ -150,10 +150,10 @@ func Narrowed(a, b secgroup.Group) bool {
 	return a.Stateless != b.Stateless || missing(secgroup.Compile(a.Rules), secgroup.Compile(b.Rules))
 }
 
-// Judge returns, after the changes have been made to the book, what is true
-// of a connection that nothing allows any more. It is of the book as it is
-// now, and may be asked by one goroutine at a time.
-func (e *Ends) Judge() func(Connection) bool {
+// Judge returns what is true of a connection that nothing allows any more,
+// once the changes have been made and b is what stands. It may be asked by
+// one goroutine at a time, and not while b changes.
+func (e *Ends) Judge(b *Book) func(Connection) bool {
 	type place struct {
 		network string
 		addr    netip.Addr
@@ -164,7 +164,7 @@ func (e *Ends) Judge() func(Connection) bool {
 	}
 	exact := map[place][]secgroup.Port{}
 	wide := map[string][]netPort{}
-	for p := range e.b.Ports {
+	for p := range b.Ports {
 		if !e.local(p) || !e.Networks[p.NetworkID] {
 			continue
 		}
@@ -201,7 +201,7 @@ func (e *Ends) Judge() func(Connection) bool {
 			if port.DisablePortSecurity {
 				return true
 			}
-			v, ok := e.b.Allows(port, p)
+			v, ok := b.Allows(port, p)
 			return ok && (v.Stateful || c.Mark&carried != 0)
 		})
 	}
@@ -219,4 +219,17 @@ func (e *Ends) Judge() func(Connection) bool {
 		p.Direction, p.Remote = secgroup.Ingress, c.Src
 		return dead(c, c.Dst, p, ReceiverStateless)
 	}
+}
+
+// Same reports whether nothing changes.
+func (c Change) Same() bool {
+	switch {
+	case c.Old.Group != nil && c.New.Group != nil:
+		return c.Old.Group.Equal(*c.New.Group)
+	case c.Old.AddressGroup != nil && c.New.AddressGroup != nil:
+		return c.Old.AddressGroup.Equal(*c.New.AddressGroup)
+	case c.Old.Port != nil && c.New.Port != nil:
+		return c.Old.Port.Equal(*c.New.Port)
+	}
+	return c.Old == c.New
 }
