@@ -248,7 +248,7 @@ func baseFlows() (out []of.Flow) {
 // leave makes a packet one that begins on the network in register 1.
 func leave(last of.Action) []of.Action {
 	return []of.Action{
-		of.Set(of.Reg(0).Masked(routed, allBits|routed|resolved|fromTunnel|fromWire|hop4)),
+		of.Set(of.Reg(0).Masked(routed, allBits|0xff)), // as one that no port sent
 		of.Set(of.Reg(2).Is(0)), of.Set(of.Reg(3).Is(0)), of.Set(regRouter.Is(0)), of.Set(of.InPort.Is(0)), last,
 	}
 }
