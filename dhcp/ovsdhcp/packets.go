@@ -26,6 +26,10 @@ const batch = 64
 // portShare is how much more than one client all clients of a port may send.
 const portShare = 10
 
+// senders is how many answers are on their way to the switch at once: it says
+// of each when it has taken it, and looks at what it was sent in rounds.
+const senders = 16
+
 // sendTimeout is how long an answer waits for a switch that is away.
 const sendTimeout = time.Second
 
@@ -46,6 +50,7 @@ type packets struct {
 	byNumber map[uint16]*network
 	slots    map[string]map[uint16]string // network -> slot -> scope
 	numbers  map[string]uint16            // network -> number
+	out      chan reply                   // while running
 }
 
 type network struct {
@@ -54,6 +59,12 @@ type network struct {
 	mac   vnet.MAC
 	queue chan request
 	done  chan struct{} // nil: no goroutine
+}
+
+// reply is an answer on its way.
+type reply struct {
+	frame []byte
+	via   uint32
 }
 
 type request struct {
@@ -161,7 +172,7 @@ func (e *packets) end(id string) {
 func (e *packets) attach(n *network) {
 	n.queue, n.done = make(chan request, queued), make(chan struct{})
 	e.o.Metrics.Attached(1)
-	go e.serve(n, n.queue, n.done)
+	go e.serve(n, e.out, n.queue, n.done)
 }
 
 func (e *packets) detach(n *network) chan struct{} {
@@ -187,7 +198,10 @@ func (e *packets) start() error {
 	if e.running {
 		return fmt.Errorf("already serving: %w", vnet.ErrConflict)
 	}
-	e.running = true
+	e.running, e.out = true, make(chan reply, queued)
+	for range senders {
+		go e.deliver(e.out)
+	}
 	for _, n := range e.nets {
 		e.attach(n)
 	}
@@ -205,6 +219,7 @@ func (e *packets) stop() {
 	for _, d := range all {
 		wait(d)
 	}
+	close(e.out)
 }
 
 // serving is how many networks are served; -1 when Serve does not run.
@@ -275,9 +290,9 @@ func (e *packets) run(ctx context.Context) {
 }
 
 // serve answers what comes in on one network until the queue is closed.
-func (e *packets) serve(n *network, queue chan request, done chan struct{}) {
+func (e *packets) serve(n *network, out chan reply, queue chan request, done chan struct{}) {
 	defer close(done)
-	w := engine.NewWorker(e.o, n.id, n.wire, n.mac, e.send)
+	w := engine.NewWorker(e.o, n.id, n.wire, n.mac, func(frame []byte, via uint32) error { out <- reply{frame, via}; return nil })
 	defer w.Flush()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -314,16 +329,24 @@ func (e *packets) serve(n *network, queue chan request, done chan struct{}) {
 	}
 }
 
-// send sends an answer to the port that asked, or into the network when it
-// came from the wire.
-func (e *packets) send(frame []byte, via uint32) error {
-	ctx, cancel := context.WithTimeout(context.Background(), sendTimeout)
-	defer cancel()
-	net, port := uint16(via>>16), uint16(via)
-	if port != 0 {
-		return e.sw.Inject(ctx, []openflow.Cond{openflow.InPort.Is(uint64(openflow.PortController))}, frame, openflow.Output{Port: openflow.Port(port)})
+// deliver sends answers to the ports that asked, or into the network when the
+// question came from the wire.
+func (e *packets) deliver(out chan reply) {
+	from := openflow.InPort.Is(uint64(openflow.PortController))
+	for r := range out {
+		ctx, cancel := context.WithTimeout(context.Background(), sendTimeout)
+		net, port := uint16(r.via>>16), uint16(r.via)
+		var err error
+		if port != 0 {
+			err = e.sw.Inject(ctx, []openflow.Cond{from}, r.frame, openflow.Output{Port: openflow.Port(port)})
+		} else {
+			err = e.sw.Inject(ctx, []openflow.Cond{from, openflow.Reg(pipeline.RegNetwork).Is(uint64(net))}, r.frame, openflow.Goto(pipeline.L2))
+		}
+		cancel()
+		if err != nil {
+			e.o.Metrics.SendFailed()
+		}
 	}
-	return e.sw.Inject(ctx, []openflow.Cond{openflow.InPort.Is(uint64(openflow.PortController)), openflow.Reg(pipeline.RegNetwork).Is(uint64(net))}, frame, openflow.Goto(pipeline.L2))
 }
 
 // via is how an answer gets back: the port, or the network's wire.

@@ -26,6 +26,9 @@ func (m *Metrics) Attached(n float64) { m.attached.Add(n) }
 // Limited says that a frame was dropped because its sender sends too many.
 func (m *Metrics) Limited() { m.dropped.WithLabelValues(dropLimit).Inc() }
 
+// SendFailed says that an answer could not be sent.
+func (m *Metrics) SendFailed() { m.dropped.WithLabelValues(dropSend).Inc() }
+
 // QueueFull says that so many frames were dropped because a queue was full.
 func (m *Metrics) QueueFull(n float64) { m.dropped.WithLabelValues(dropQueue).Add(n) }
 
