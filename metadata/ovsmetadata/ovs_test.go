@@ -18,7 +18,10 @@ import (
 	"github.com/vnet-go/vnet/metadata"
 	"github.com/vnet-go/vnet/metadata/metadatatest"
 	"github.com/vnet-go/vnet/metadata/ovsmetadata"
+	"github.com/vnet-go/vnet/overlay"
 	"github.com/vnet-go/vnet/ovs"
+	"github.com/vnet-go/vnet/secgroup"
+	"github.com/vnet-go/vnet/secgroup/ovssecgroup"
 )
 
 const patience = 15 * time.Second
@@ -195,4 +198,42 @@ func TestAnswersGoToThePort(t *testing.T) {
 			require.Equal(t, netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}), c.Orig.Dst)
 		}
 	}
+}
+
+// A port with security groups is given metadata by what its rules let out, and
+// hears nothing of it by itself.
+func TestSecurityGroups(t *testing.T) {
+	lab.Need(t, "curl")
+	ctx := t.Context()
+	p := newSite(t).place(t)
+	svc, _ := serve(t, p.backend(t, p.sw, p.host(t), table("a")))
+	p.network(t, "a")
+	require.NoError(t, svc.EnsureEndpoint(ctx, endpointOn("a", 1)))
+	port := overlay.Port{ID: "vm", NetworkID: "a", MAC: vnet.MAC{2, 0xcc, 0, 0, 0, 1}, FixedIPs: []netip.Addr{netip.MustParseAddr("10.0.0.5")}, Filtered: true}
+	vm := p.l.NS("vm")
+	p.plugPort(t, port, vm.Path, "eth0")
+	vm.Configure("eth0", []string{"10.0.0.5/24"})
+	vm.Route("169.254.169.254/32", "10.0.0.2")
+	require.Empty(t, hostname(vm), "born closed")
+	sb, err := ovssecgroup.New(p.sw, nil)
+	require.NoError(t, err)
+	groups, err := secgroup.New(sb, nil)
+	require.NoError(t, err)
+	sp := secgroup.Port{ID: port.ID, NetworkID: "a", MAC: port.MAC, FixedIPs: port.FixedIPs, Groups: []string{"g"}}
+	web := uint16(80)
+	rule := secgroup.Rule{ID: "out", Direction: secgroup.Egress, Ethertype: secgroup.IPv4, Protocol: "tcp", PortMin: &web, PortMax: &web}
+	require.NoError(t, groups.EnsureGroup(ctx, secgroup.Group{ID: "g"}))
+	require.NoError(t, groups.EnsurePort(ctx, sp))
+	require.Empty(t, hostname(vm), "no rule lets it out")
+	require.NoError(t, groups.EnsureGroup(ctx, secgroup.Group{ID: "g", Rules: []secgroup.Rule{rule}}))
+	lab.Eventually(t, patience, "an answer", func() bool { return hostname(vm) == says("a") })
+	for range 20 { // of connections that were, and are, nothing is in the way
+		require.Equal(t, says("a"), hostname(vm))
+	}
+	// A source that is not its own.
+	vm.IP("addr", "replace", "10.0.0.66/24", "dev", "eth0")
+	out, err := vm.Exec(ctx, "curl", "-sSf", "-m", "2", "--interface", "10.0.0.66", "http://169.254.169.254/latest/meta-data/hostname")
+	require.Error(t, err, out)
+	require.NoError(t, groups.EnsureGroup(ctx, secgroup.Group{ID: "g"}))
+	lab.Eventually(t, patience, "silence", func() bool { return hostname(vm) == "" })
 }
