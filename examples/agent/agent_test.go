@@ -15,6 +15,7 @@ import (
 // writes are the metrics that count what is written to the platform.
 var writes = map[string][]string{
 	topology.Linux: {"vnet_linux_nft_messages_total", "vnet_linux_rtnetlink_changes_total"},
+	topology.OVS:   {"vnet_ovs_flow_changes_total"},
 }
 
 func (h *host) written() (sum float64) {
@@ -26,7 +27,7 @@ func (h *host) written() (sum float64) {
 
 // onEach runs a test on all platforms that there are agents for.
 func onEach(t *testing.T, f func(t *testing.T, backend string)) {
-	for _, b := range []string{topology.Linux} {
+	for _, b := range []string{topology.Linux, topology.OVS} {
 		t.Run(b, func(t *testing.T) { f(t, b) })
 	}
 }

@@ -57,6 +57,7 @@ type hostOptions struct {
 // platforms are the values of -backend.
 var platforms = map[string]func(context.Context, hostOptions) (*subsystems, error){
 	"linux": wireLinux,
+	"ovs":   wireOVS,
 }
 
 // step is one subsystem's part in the order of making: what connects comes
