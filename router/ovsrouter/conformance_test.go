@@ -443,3 +443,10 @@ func (p *process) Serve(ctx context.Context) error {
 	}
 	return errors.Join(errs...)
 }
+
+func prefixes(s ...string) (out []netip.Prefix) {
+	for _, x := range s {
+		out = append(out, netip.MustParsePrefix(x))
+	}
+	return out
+}
