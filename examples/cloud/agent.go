@@ -138,15 +138,22 @@ func (a *agent) open(ctx context.Context, t *topology.Cloud) error {
 		}
 		// Outlives the request.
 		run, cancel := context.WithCancel(context.Background())
-		a.sites[h.Name] = &agentSite{Subsystems: s, made: h, cancel: cancel, served: s.serve(run, log)}
+		served := s.serve(run, log)
+		a.sites[h.Name] = &agentSite{Subsystems: s, made: h, cancel: cancel, served: served}
+		if t.Backend == topology.OVS {
+			served.Go(func() { s.onRestart(run, log, func(ctx context.Context) error { return a.again(ctx, h.Name) }) })
+		}
 	}
 	return nil
 }
 
 // platform is what carries a cloud.
 func platform(backend string) Platform {
-	if backend == topology.OVN {
+	switch backend {
+	case topology.OVN:
 		return Platform{Host: wireChassis, Central: wireOVN}
+	case topology.OVS:
+		return Platform{Host: wireOVS}
 	}
 	return Platform{Host: wireLinux}
 }
@@ -169,7 +176,11 @@ func openSite(ctx context.Context, m *machine.Machine, t *topology.Cloud, h topo
 		o.Netns, o.TunnelIP, o.PhysicalNetworks = m.HostNS(h.Name), h.LocalIP, map[string]string{}
 		for _, p := range h.PhysicalNets {
 			o.PhysicalNetworks[p] = machine.PhysicalDevice(p)
+			if t.Backend == topology.OVS {
+				o.PhysicalNetworks[p] = machine.PhysicalBridge(p)
+			}
 		}
+		o.OVS = m.OVS(h.Name)
 	}
 	if p.Central != nil {
 		o.OVN = m.OVN(h.Name)
@@ -179,6 +190,17 @@ func openSite(ctx context.Context, m *machine.Machine, t *topology.Cloud, h topo
 		return nil, fmt.Errorf("%s: %w", h.Name, err)
 	}
 	return s, nil
+}
+
+// again makes one host what it was told to be.
+func (a *agent) again(ctx context.Context, name string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.sites[name]
+	if s == nil || a.topo == nil || ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return syncAll(ctx, map[string]*Subsystems{name: s.Subsystems}, a.topo, a.topo, a.m.VMNS, vnet.SyncOptions{Force: true}, func(string, time.Duration) {})
 }
 
 func (a *agent) handleSync(w http.ResponseWriter, r *http.Request) {
@@ -228,7 +250,7 @@ func (a *agent) handlePlan(w http.ResponseWriter, r *http.Request) {
 	for _, h := range sites(&t) {
 		open := a.sites[h.Name]
 		s := (*Subsystems)(nil)
-		if open != nil && open.made.LocalIP == h.LocalIP {
+		if open != nil && open.made.LocalIP == h.LocalIP && (h.Name == central || stands(a.m, &t, h.Name)) {
 			s = open.Subsystems
 		}
 		p, err := planOrNew(r.Context(), s, &t, h.Name)

@@ -76,10 +76,11 @@ type SiteOptions struct {
 	Log         *slog.Logger
 
 	Netns            string            // a host's namespace
-	PhysicalNetworks map[string]string // a host's; -> device
+	PhysicalNetworks map[string]string // a host's; -> device, or bridge of Open vSwitch
 	TunnelIP         netip.Addr        // a host's
 
 	OVN machine.OVNEndpoints
+	OVS machine.OVSEndpoint // a host's
 }
 
 // step is one subsystem's part in the order of making: what connects comes

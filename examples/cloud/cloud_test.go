@@ -406,18 +406,87 @@ func TestShippedCloudOnOVN(t *testing.T) {
 	})
 }
 
+// The same file is the same cloud on Open vSwitch without OVN, on two hosts
+// and, with some machines moved, on three.
+func TestShippedCloudOnOVS(t *testing.T) {
+	lab.Need(t, "ovs-vswitchd")
+	c := newCloud(t, "topology.yaml")
+	c.backend = topology.OVS
+	r := c.up()
+	for _, s := range r.VMs {
+		assert.Equal(t, vm.Ready, s.Phase, "%s: %v", s.Name, s.Problems)
+	}
+	assert.Equal(t, "web1", r.seen(t, "db1", "tcp", "10.0.0.11", 80).Who)
+	assert.Equal(t, "app1", r.seen(t, "app2", "tcp", "10.0.0.11", 80).Who)
+	assert.Equal(t, "web1", r.seen(t, "world", "tcp", "203.0.113.101", 80).Who)
+	assert.Equal(t, "web1", r.seen(t, "web1", "tcp", "203.0.113.101", 80).Who, "hairpin to itself")
+	assert.Equal(t, "app2", r.seen(t, "office", "tcp", "203.0.113.104", 8080).Who)
+	assert.False(t, r.seen(t, "vault1", "icmp", "203.0.113.10", 0).OK)
+	for _, name := range []string{"web1", "app1", "vault1"} {
+		require.NotNil(t, r.vm(name).Metadata, name)
+		assert.Equal(t, name, r.vm(name).Metadata.Name)
+	}
+	assert.Empty(t, c.plan().Changes)
+	assert.Contains(t, c.must("status"), "Open vSwitch connection tracking")
+	for _, what := range [][]string{{"port", "web1"}, {"network", "red"}, {"router", "red-router"}, {"floatingip", "fip-web1"}, {"portforward", "fip-blue-tcp-8080"},
+		{"rule", "red-web/3"}, {"group", "red-db"}, {"scope", "red4"}, {"packet", "web1", "db1", "tcp", "5432"}} {
+		out := c.must(append([]string{"explain"}, what...)...)
+		assert.Greater(t, strings.Count(out, "\n"), 1, "%v: %s", what, out)
+	}
+	t.Run("the agent killed", func(t *testing.T) {
+		require.NoError(t, c.machine().Kill("agent"))
+		assert.Empty(t, c.up().Plan.Changes, "all of it is in the switches")
+	})
+	t.Run("a switch killed", func(t *testing.T) {
+		require.NoError(t, errors.Join(c.machine().Kill("ovs h1 vswitchd"), c.machine().Kill("ovs h2 db-server")))
+		c.up()
+		assert.Empty(t, c.plan().Changes)
+	})
+	t.Run("a changed file is applied", func(t *testing.T) {
+		c.edit("      - {direction: ingress, protocol: icmp}\n", "")
+		c.edit("external_port: 8080", "external_port: 8081")
+		c.edit("  - name: vault2\n    host: h2\n    networks: [{network: closed}]\n", "  - name: vault3\n    host: h2\n    networks: [{network: closed}]\n")
+		pid := r.vm("web1").PID
+		now := c.up()
+		assert.Equal(t, pid, now.vm("web1").PID, "a machine that did not change runs on")
+		assert.False(t, now.seen(t, "db1", "icmp", "10.0.0.11", 0).OK)
+		assert.Equal(t, "app2", now.seen(t, "office", "tcp", "203.0.113.104", 8081).Who)
+		assert.Empty(t, c.plan().Changes)
+	})
+	t.Run("on three hosts", func(t *testing.T) {
+		c.edit("  - {name: h2}\n", "  - {name: h2}\n  - {name: h3}\n")
+		c.edit("  - name: db1\n    host: h2\n", "  - name: db1\n    host: h3\n")
+		c.edit("  - name: app2\n    host: h2\n", "  - name: app2\n    host: h3\n")
+		now := c.up("--force")
+		assert.Equal(t, "web1", now.seen(t, "db1", "tcp", "10.0.0.11", 80).Who)
+		assert.Equal(t, "app2", now.seen(t, "office", "tcp", "203.0.113.104", 8081).Who)
+		assert.Empty(t, c.plan().Changes)
+	})
+}
+
+// Killed at any point, up on Open vSwitch again converges, and down leaves nothing.
+func TestChaosOnOVS(t *testing.T) {
+	lab.Need(t, "ovs-vswitchd")
+	testChaos(t, topology.OVS, 2*time.Second)
+}
+
 // Killed at any point, up on OVN again converges, and down leaves nothing.
 func TestChaosOnOVN(t *testing.T) {
 	lab.Need(t, "ovs-vswitchd", "ovn-northd", "ovn-controller")
+	testChaos(t, topology.OVN, 3*time.Second)
+}
+
+// testChaos kills up within a time.
+func testChaos(t *testing.T, backend string, within time.Duration) {
 	c := newCloud(t, "../topologies/routed.yaml")
-	c.backend = topology.OVN
+	c.backend = backend
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	for i := range (*chaos + 4) / 5 {
 		cmd := c.command("up", "-f", c.file)
 		require.NoError(t, cmd.Start())
-		time.Sleep(time.Duration(rnd.Float64() * float64(3*time.Second)))
+		time.Sleep(time.Duration(rnd.Float64() * float64(within)))
 		cmd.Process.Signal(syscall.SIGKILL)
 		cmd.Wait()
 		if i%3 == 2 {
@@ -437,8 +506,8 @@ func TestTopologies(t *testing.T) {
 	files, err := filepath.Glob("../topologies/*.yaml")
 	require.NoError(t, err)
 	require.NotEmpty(t, files)
-	for i := range 2 * len(files) {
-		f, backend := files[i/2], topology.Backends[i%2]
+	for i := range len(topology.Backends) * len(files) {
+		f, backend := files[i/len(topology.Backends)], topology.Backends[i%len(topology.Backends)]
 		t.Run(filepath.Base(f)+" on "+backend, func(t *testing.T) {
 			c := newCloud(t, f)
 			c.backend = backend

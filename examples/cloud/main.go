@@ -176,10 +176,16 @@ func (c *cli) read() (*topology.Cloud, error) {
 		return nil, err
 	}
 	t, err := topology.Parse(c.file, text, c.backend)
-	if err == nil && c.backend == topology.OVN {
-		t.Limits = limitsOVN()
+	if err != nil {
+		return nil, err
 	}
-	return t, err
+	switch c.backend {
+	case topology.OVN:
+		t.Limits = limitsOVN()
+	case topology.OVS:
+		t.Limits = limitsOVS()
+	}
+	return t, nil
 }
 
 // running finds the cloud that a command without a file is about.

@@ -139,7 +139,7 @@ func planAll(ctx context.Context, m *machine.Machine, t *topology.Cloud, client 
 		quiet := slog.New(slog.DiscardHandler)
 		for _, h := range sites(t) {
 			var s *Subsystems
-			if h.Name == central && m.OVNRuns() || t.Backend != topology.OVN && m.HasHost(h.Name) {
+			if stands(m, t, h.Name) {
 				var err error
 				if s, err = openSite(ctx, m, t, h, &instances{}, quiet); err != nil {
 					return p, err
@@ -158,6 +158,17 @@ func planAll(ctx context.Context, m *machine.Machine, t *topology.Cloud, client 
 	p.Changes = append(p.Changes, sub.Changes...)
 	p.Changes = append(p.Changes, bootPlan(m, specs(t, client)).Changes...)
 	return p, nil
+}
+
+// stands reports whether there is something of a site to look at.
+func stands(m *machine.Machine, t *topology.Cloud, site string) bool {
+	switch t.Backend {
+	case topology.OVN:
+		return site == central && m.OVNRuns()
+	case topology.OVS:
+		return m.HasHost(site) && m.OVSRuns(site)
+	}
+	return m.HasHost(site)
 }
 
 // planOrNew plans for a site that may not be there yet: then everything is new.
@@ -245,11 +256,17 @@ func (c *cli) up(ctx context.Context) error {
 		return err
 	}
 	p.step("hosts and wires stand")
-	if t.Backend == topology.OVN {
+	switch t.Backend {
+	case topology.OVN:
 		if err := m.EnsureOVN(ctx, t); err != nil {
 			return err
 		}
 		p.step("OVN runs: databases, northd, %d hypervisors", len(t.Hosts))
+	case topology.OVS:
+		if err := m.EnsureOVS(ctx, t); err != nil {
+			return err
+		}
+		p.step("Open vSwitch runs on %d hosts", len(t.Hosts))
 	}
 
 	a, err := startAgent(ctx, m)

@@ -38,7 +38,9 @@ func (m *Machine) OVS(host string) OVSEndpoint {
 }
 
 // OVSRuns reports whether a host's Open vSwitch answers.
-func (m *Machine) OVSRuns(host string) bool { return answers(m.daemons(host).sock("db")) }
+func (m *Machine) OVSRuns(host string) bool {
+	return answers(m.daemons(host).sock("db")) && answers(m.OVS(host).Control)
+}
 
 // PhysicalBridge is the bridge of Open vSwitch that is a physical network on a host.
 func PhysicalBridge(name string) string { return "br-" + short(name) }

@@ -21,7 +21,7 @@ const (
 )
 
 // Backends are the values of Cloud.Backend.
-var Backends = []string{Linux, OVN}
+var Backends = []string{Linux, OVN, OVS}
 
 // Cloud is a topology file with everything filled in: what is to be made on
 // the machine, and the desired states that the subsystems get. It marshals to
