@@ -105,6 +105,7 @@ type cloud struct {
 	at      map[string]int // the host of a port
 	state   overlay.State
 	routers map[string]router.Router
+	home    int // the host they are at
 }
 
 func (s *site) host(t testing.TB, in overlay.SegmentType, out overlay.Segment) routertest.Host {
@@ -235,8 +236,8 @@ func (c *cloud) write(ctx context.Context) error {
 		}
 		for _, r := range c.routers {
 			for _, x := range r.Interfaces {
-				if i > 0 && tunnelled[x.NetworkID] {
-					p := overlay.RemotePort{ID: x.PortID, NetworkID: x.NetworkID, MAC: x.MAC, Endpoint: c.hosts[0].o.TunnelIP}
+				if i != c.home && tunnelled[x.NetworkID] {
+					p := overlay.RemotePort{ID: x.PortID, NetworkID: x.NetworkID, MAC: x.MAC, Endpoint: c.hosts[c.home].o.TunnelIP}
 					for _, a := range x.Addresses {
 						p.IPs = append(p.IPs, a.Addr())
 					}

@@ -2,6 +2,7 @@ package ovsrouter_test
 
 import (
 	"context"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/vnet-go/vnet/internal/lab"
 	"github.com/vnet-go/vnet/overlay"
 	"github.com/vnet-go/vnet/router"
+	"github.com/vnet-go/vnet/router/ovsrouter"
 )
 
 const patience = 20 * time.Second
@@ -96,4 +98,51 @@ func TestShortCut(t *testing.T) {
 	})
 	w.away.JoinTunnels()
 	lab.Eventually(t, patience, "the outside again", reach(w.a, "203.0.113.1"))
+}
+
+// A router moves when all hosts are told so; machines and the outside find it
+// at its new place, with its floating IPs.
+func TestMove(t *testing.T) {
+	w := newTwo(t)
+	ctx := t.Context()
+	var backends []*ovsrouter.Backend
+	for _, h := range w.x.hosts {
+		b, err := ovsrouter.New(h.handle(t, w.x.owner), nil)
+		require.NoError(t, err)
+		backends = append(backends, b)
+		served, cancel := context.WithCancel(ctx)
+		done := make(chan error, 1)
+		go func() { done <- b.Serve(served) }()
+		t.Cleanup(func() { cancel(); require.NoError(t, <-done) })
+	}
+	w.state.FloatingIPs = []router.FloatingIP{{ID: "f1", RouterID: "r1", FloatingIP: netip.MustParseAddr("203.0.113.50"), FixedIP: netip.MustParseAddr("10.0.0.5")}}
+	place := func(host int) {
+		t.Helper()
+		w.x.mu.Lock()
+		w.x.home = host
+		w.x.routers = map[string]router.Router{"r1": w.state.Routers[0]}
+		require.NoError(t, w.x.write(ctx))
+		w.x.mu.Unlock()
+		w.state.Routers[0].Host = []string{"h1", "h2"}[host]
+		for _, b := range backends {
+			svc, err := router.New(b, nil)
+			require.NoError(t, err)
+			require.NoError(t, svc.Sync(ctx, w.state, vnet.SyncOptions{Force: true}))
+			p, err := svc.Plan(ctx, w.state)
+			require.NoError(t, err)
+			require.Empty(t, p.Changes, p.String())
+		}
+	}
+	for _, host := range []int{0, 1, 0} {
+		place(host)
+		cap := w.ext.Capture("eth0")
+		lab.Eventually(t, patience, "the outside", func() bool { return w.a.Ping("203.0.113.1", 1) == nil && w.b.Ping("203.0.113.1", 1) == nil })
+		lab.Eventually(t, patience, "the floating IP", func() bool { return w.ext.Ping("203.0.113.50", 1) == nil })
+		for _, src := range []string{"203.0.113.50", "203.0.113.2"} {
+			cap.Wait(patience, func(f lab.Frame) bool { return f.ICMPType == 8 && f.Src.String() == src })
+		}
+	}
+	// The host that it is not at may go.
+	w.away.CutTunnels()
+	require.NoError(t, w.ext.Ping("203.0.113.2", 3))
 }
