@@ -1,5 +1,5 @@
 # make cloud   the main job: a whole cloud network on this machine (Go and root, no package)
-#              BACKEND=ovn: the same on OVN, installing it when it is not there
+#              BACKEND=ovn, BACKEND=ovs: the same on OVN, or on Open vSwitch alone, installing it when it is not there
 # make test    installs what tests need and runs them all, both modules
 # make lint    gofmt, vet, staticcheck, govulncheck
 # make bench   the table of measurements, as ratios to peers in the same run

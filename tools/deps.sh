@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs, on Debian, what a cloud on OVN (ovn), the tests (test) or the
-# measurements (bench) run besides Go: each line is a program or file and the
+# Installs, on Debian, what a cloud on Open vSwitch (ovs) or OVN (ovn), the tests
+# (test) or the measurements (bench) run besides Go: each line is a program or file and the
 # package that has it.
 set -eu
 missing=
@@ -14,10 +14,12 @@ need() { # need PACKAGE PROGRAM-OR-FILE
 # Open vSwitch and OVN; none of their services is started.
 need openvswitch-common ovsdb-server
 need openvswitch-switch ovs-vswitchd
-need ovn-common ovn-nbctl
-need ovn-central ovn-northd
-need ovn-host ovn-controller
-if [ "${1:-test}" != ovn ]; then
+if [ "${1:-test}" != ovs ]; then
+	need ovn-common ovn-nbctl
+	need ovn-central ovn-northd
+	need ovn-host ovn-controller
+fi
+case ${1:-test} in test | bench)
 	need gcc gcc # for the race detector
 	need libc6-dev /usr/include/stdlib.h
 	need iproute2 ip
@@ -35,7 +37,8 @@ if [ "${1:-test}" != ovn ]; then
 	need kmod modprobe
 	need qemu-system-x86 qemu-system-x86_64
 	need linux-image-amd64 '/lib/modules/*-amd64/modules.dep'
-fi
+	;;
+esac
 if [ "${1:-test}" = bench ]; then
 	need kea-dhcp4-server kea-dhcp4
 	need kea-admin perfdhcp
