@@ -71,10 +71,41 @@ func ARPReply(mac vnet.MAC, ip netip.Addr, targetMAC vnet.MAC, targetIP netip.Ad
 // is at mac, with the override flag (RFC 4861, section 7.2.6). router sets the
 // flag of a router. Its source is ip itself.
 func UnsolicitedNA(mac vnet.MAC, ip netip.Addr, router bool) []byte {
-	dst := netip.AddrFrom16([16]byte{0: 0xff, 1: 2, 15: 1}) // all nodes: ff02::1
-	flags := byte(0x20)                                     // override
+	return advertisement(mac, ip, vnet.MAC{0x33, 0x33, 0, 0, 0, 1}, allNodes(), router, false)
+}
+
+// AnswerNS is the neighbour advertisement that answers the neighbour
+// solicitation in a frame: its target is at mac (RFC 4861, section 7.2.4; to
+// all nodes when who asks has no address yet). It reports whether the frame is
+// a solicitation from the link, of a unicast address.
+func AnswerNS(frame []byte, mac vnet.MAC, router bool) ([]byte, bool) {
+	const eth, ip6 = 14, 40
+	if len(frame) < eth+ip6+24 || binary.BigEndian.Uint16(frame[12:]) != IPv6 {
+		return nil, false
+	}
+	h, p := frame[eth:], frame[eth+ip6:]
+	if h[0]>>4 != 6 || h[6] != 58 || h[7] != 255 || p[0] != 135 || p[1] != 0 {
+		return nil, false
+	}
+	src, target := netip.AddrFrom16([16]byte(h[8:])), netip.AddrFrom16([16]byte(p[8:]))
+	if target.IsMulticast() || target.IsUnspecified() || src.IsMulticast() {
+		return nil, false
+	}
+	if src.IsUnspecified() {
+		return advertisement(mac, target, vnet.MAC{0x33, 0x33, 0, 0, 0, 1}, allNodes(), router, false), true
+	}
+	return advertisement(mac, target, vnet.MAC(frame[6:12]), src, router, true), true
+}
+
+func allNodes() netip.Addr { return netip.AddrFrom16([16]byte{0: 0xff, 1: 2, 15: 1}) } // ff02::1
+
+func advertisement(mac vnet.MAC, ip netip.Addr, to vnet.MAC, dst netip.Addr, router, solicited bool) []byte {
+	flags := byte(0x20) // override
 	if router {
 		flags |= 0x80
+	}
+	if solicited {
+		flags |= 0x40
 	}
 	p := []byte{136, 0, 0, 0, flags, 0, 0, 0} // type, code, checksum
 	p = append(p, ip.AsSlice()...)
@@ -82,7 +113,7 @@ func UnsolicitedNA(mac vnet.MAC, ip netip.Addr, router bool) []byte {
 	p = append(p, mac[:]...)
 	binary.BigEndian.PutUint16(p[2:], checksum(ip, dst, 58, p))
 
-	b := ethernet(vnet.MAC{0x33, 0x33, 0, 0, 0, 1}, mac, IPv6)
+	b := ethernet(to, mac, IPv6)
 	b = append(b, 0x60, 0, 0, 0)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(p)))
 	b = append(b, 58, 255) // ICMPv6, the hop limit that ND wants

@@ -120,3 +120,28 @@ func FuzzParseARP(f *testing.F) {
 		}
 	})
 }
+
+func TestAnswerNS(t *testing.T) {
+	asker, mac := vnet.MustParseMAC("02:00:00:00:00:0a"), vnet.MustParseMAC("02:00:00:00:00:01")
+	ip := netip.MustParseAddr("fe80::a9fe:a9fe")
+	ask := lab.NeighborSolicitation(asker, asker.LinkLocal(), ip).Bytes()
+	b, ok := pktio.AnswerNS(ask, mac, false)
+	if !ok {
+		t.Fatal("not answered")
+	}
+	f, err := lab.ParseFrame(b) // checks the checksum
+	if err != nil || f.DstMAC != asker || f.SrcMAC != mac || f.Dst != asker.LinkLocal() || f.Src != ip || f.Target != ip || f.LinkAddr != mac || f.NAFlags != 0x60 || f.TTL != 255 {
+		t.Fatalf("%+v %v", f, err)
+	}
+	b, ok = pktio.AnswerNS(lab.NeighborSolicitation(asker, netip.IPv6Unspecified(), ip).Bytes(), mac, true)
+	if f, err = lab.ParseFrame(b); !ok || err != nil || f.Dst != netip.MustParseAddr("ff02::1") || f.NAFlags != 0xa0 {
+		t.Fatalf("%+v %v", f, err)
+	}
+	for i := range ask {
+		pktio.AnswerNS(ask[:i], mac, false) // what is cut is no reason to fall
+	}
+	ask[14+7] = 64 // it has come through a router
+	if _, ok := pktio.AnswerNS(ask, mac, false); ok {
+		t.Fatal("answered one from elsewhere")
+	}
+}
