@@ -61,6 +61,12 @@
 //     headers OpenFlow does not know, they are refused.
 //   - On the userspace data path, echo and timestamp requests with a code other
 //     than 0 are invalid (extract_l4_icmp in lib/conntrack.c).
+//   - On the userspace data path only the first fragment of a datagram has ports,
+//     or an ICMP type, for rules to match: a datagram in fragments passes when its
+//     connection stands, or a rule without ports allows it, and opens none by a
+//     rule about ports (ovs-fields(7), "IPv4 and IPv6 Fields", nw_frag).
+//   - Also there, connections of ICMPv6 that end are marked and time out later:
+//     ovs-vswitchd 3.1.0 cannot forget them.
 //   - What the data path has kept of earlier packets follows flows that are added
 //     within milliseconds; see ovs.Switch.Settle.
 package ovssecgroup

@@ -149,6 +149,7 @@ func (b *Backend) Features(context.Context) secgroup.Features {
 	if b.sw.Userspace() {
 		f.Limits = append(f.Limits,
 			"on the userspace data path, ICMP echo and timestamp with a code other than 0 are invalid",
+			"on the userspace data path, a datagram in fragments opens no connection by a rule about ports or types",
 		)
 	}
 	return f

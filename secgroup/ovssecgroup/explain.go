@@ -18,7 +18,7 @@ func missing(kind, id string) error { return fmt.Errorf("%s %q: %w", kind, id, v
 
 // look runs f on what stands, and writes nothing.
 func (b *Backend) look(ctx context.Context, f func(tx *ovs.Tx, l *ledger) error) error {
-	_, err := b.t.Plan(ctx, vnet.PartSecGroup, func(tx *ovs.Tx) error {
+	_, err := b.sw.Plan(ctx, vnet.PartSecGroup, func(tx *ovs.Tx) error {
 		l := b.ledger(tx)
 		return cmp.Or(f(tx, l), l.err)
 	})
