@@ -262,3 +262,35 @@ func TestRelayOnTheWire(t *testing.T) {
 	relay.Inject(dev, lab.Frame{SrcMAC: mac, DstMAC: lab.BroadcastMAC, Src: netip.IPv4Unspecified(), Dst: netip.AddrFrom4([4]byte{255, 255, 255, 255}), Proto: lab.UDP, SrcPort: 68, DstPort: 67, Payload: msg}.Bytes())
 	cap.None(500*time.Millisecond, func(f lab.Frame) bool { return f.Proto == lab.UDP && f.SrcPort == 67 })
 }
+
+// The kernel's datapath, in the guest.
+func TestKernelDatapath(t *testing.T) {
+	if lab.RanInGuest(t, "openvswitch") {
+		return
+	}
+	ctx := t.Context()
+	p := newSiteOn(t, "system").place(t)
+	svc := serve(t, p.backend(t, p.sw, nil))
+	p.network(t, "net")
+	r := clientOn("net", 10)
+	r.IPs = append(r.IPs, netip.MustParseAddr("2001:db8::10"))
+	six := dhcp.Scope{ID: "six", NetworkID: "net", Subnet: netip.MustParsePrefix("2001:db8::/64")}
+	require.NoError(t, svc.Sync(ctx, dhcp.State{Scopes: []dhcp.Scope{scopeOn("net"), six}, Reservations: []dhcp.Reservation{r}}, vnet.SyncOptions{}))
+	vm := p.vm(t, "net", r)
+	lab.Eventually(t, 2*patience, "a lease", func() bool { return asks(t, vm) })
+	cap := vm.Capture("eth0")
+	server := netip.MustParseAddr("10.0.0.2")
+	lab.Eventually(t, 2*patience, "ARP", func() bool {
+		vm.Inject("eth0", lab.ARPRequest(r.MAC, r.IPs[0], server).Bytes())
+		_, ok := cap.Find(time.Second, func(f lab.Frame) bool { return f.ARP != nil && f.ARP.Op == 2 && f.ARP.SPA == server })
+		return ok
+	})
+	solicit := append([]byte{1, 0, 0, 7, 0, 1, 0, 10, 0, 3, 0, 1}, r.MAC[:]...) // client identifier: DUID-LL
+	solicit = append(solicit, 0, 3, 0, 12, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0)  // IA_NA
+	lab.Eventually(t, 2*patience, "an advertisement", func() bool {
+		vm.Inject("eth0", lab.Frame{SrcMAC: r.MAC, DstMAC: vnet.MAC{0x33, 0x33, 0, 1, 0, 2}, Src: r.MAC.LinkLocal(), Dst: netip.MustParseAddr("ff02::1:2"),
+			Proto: lab.UDP, SrcPort: 546, DstPort: 547, Payload: solicit}.Bytes())
+		_, ok := cap.Find(time.Second, func(f lab.Frame) bool { return f.SrcPort == 547 && len(f.Payload) > 0 && f.Payload[0] == 2 })
+		return ok
+	})
+}

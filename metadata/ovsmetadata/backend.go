@@ -237,15 +237,15 @@ func (b *Backend) sync(s metadata.State, o *vnet.SyncOptions) func(tx *ovs.Tx) e
 		var have []ovs.Object
 		var was metadata.State
 		for _, o := range tx.All() {
-			switch o.Kind {
-			case kindEndpoint:
+			if o.Kind == kindEndpoint {
 				have = append(have, o)
 				e := decode(o.Record).Endpoint
 				e.ID = o.ID
 				was.Endpoints = append(was.Endpoints, e)
-			case kindDevice:
-				tx.PortNumber(deviceID)
 			}
+		}
+		if _, ok := tx.Known("port", deviceID); ok {
+			tx.PortNumber(deviceID) // Serve's, and still in use
 		}
 		if err := tx.Err(); err != nil {
 			return err

@@ -27,9 +27,9 @@
 // machine began get their old source back and go to the machine's port, by its
 // ingress rules. Nothing else gets in or out.
 //
-// ARP and neighbour discovery for the service's addresses, and for the
-// endpoint's own, are answered by flows, from local ports only. Anything else
-// that is sent to the service's addresses is dropped.
+// ARP for the service's addresses, and for the endpoint's own, is answered by
+// flows, and neighbour discovery by this process, from local ports only.
+// Anything else that is sent to the service's addresses is dropped.
 //
 // # Endpoints in routers
 //

@@ -9,6 +9,7 @@ import (
 	"github.com/vnet-go/vnet/internal/pipeline"
 	"github.com/vnet-go/vnet/metadata"
 	"github.com/vnet-go/vnet/metadata/internal/answer"
+	"github.com/vnet-go/vnet/ovs"
 )
 
 // Where the service is in our namespace. A request's destination tells the
@@ -49,7 +50,7 @@ func labelFiltered() openflow.Slice { return openflow.CtLabel.Bit(112) }       /
 // The tables behind the first of the answers.
 const (
 	tableReply = pipeline.MetadataAnswers + 1 // an answer, tracked
-	tableOut   = pipeline.MetadataAnswers + 2 // a request, or what is sent back in place
+	tableOut   = pipeline.MetadataAnswers + 2 // a request, tracked
 )
 
 // Bits of the flags, as places.
@@ -115,7 +116,7 @@ func (p place) flows() []openflow.Flow {
 		if a.Is4() {
 			add(p.serve, openflow.ARP(openflow.ARPOp.Is(1), openflow.ARPTPA.Addr(a)), arpAnswer(a, p.mac)...)
 		} else {
-			add(p.serve, solicitation(openflow.NDTarget.Addr(a)), ndAnswer(p.mac)...)
+			add(p.serve, solicitation(openflow.NDTarget.Addr(a)), ndAnswer(p.mac))
 		}
 	}
 	add(p.drop, openflow.IP4(openflow.IPv4Dst.Addr(metadata.IPv4())))
@@ -165,17 +166,10 @@ func arpAnswer(a netip.Addr, mac vnet.MAC) []openflow.Action {
 	}
 }
 
-// ndAnswer begins to turn a neighbour solicitation into its advertisement
-// (solicited, override). The target's MAC may only be set where the packet is known to be an
-// advertisement: the table of what goes out does.
-func ndAnswer(mac vnet.MAC) []openflow.Action {
-	return []openflow.Action{
-		openflow.Move{Src: openflow.EthSrc.All(), Dst: openflow.EthDst.All()}, openflow.Set(openflow.EthSrc.MAC(mac)),
-		openflow.Move{Src: openflow.IPv6Src.All(), Dst: openflow.IPv6Dst.All()},
-		openflow.Move{Src: openflow.NDTarget.All(), Dst: openflow.IPv6Src.All()},
-		openflow.Set(openflow.ICMPv6Type.Is(136)), openflow.Set(openflow.NDOptionsType.Is(2)), openflow.Set(openflow.NDReserved.Is(0x60000000)),
-		openflow.Goto(tableOut),
-	}
+// ndAnswer has a neighbour solicitation answered by this process, with the
+// MAC: the kernel's datapath cannot turn one into an advertisement.
+func ndAnswer(mac vnet.MAC) openflow.Action {
+	return openflow.Controller{ID: ovs.ControllerID, UserData: mac[:]}
 }
 
 // deviceFlows are those of the host's metadata device: port is its number, mac
@@ -183,9 +177,7 @@ func ndAnswer(mac vnet.MAC) []openflow.Action {
 func deviceFlows(port uint16, mac, hop vnet.MAC) []openflow.Flow {
 	out := []openflow.Flow{
 		{Table: pipeline.Classify, Priority: 100, Match: openflow.Any(openflow.InPort.Is(uint64(port))), Actions: []openflow.Action{openflow.Goto(pipeline.MetadataAnswers)}},
-		{Table: pipeline.MetadataAnswers, Priority: 100, Match: solicitation(), Actions: ndAnswer(hop)},
-		{Table: tableOut, Priority: 100, Match: openflow.ICMP6(openflow.ICMPv6Type.Is(136), openflow.ICMPv6Code.Is(0)),
-			Actions: []openflow.Action{openflow.Move{Src: openflow.EthSrc.All(), Dst: openflow.NDTLL.All()}, openflow.Output{Port: openflow.PortInPort}}},
+		{Table: pipeline.MetadataAnswers, Priority: 100, Match: solicitation(), Actions: []openflow.Action{ndAnswer(hop)}},
 	}
 	for _, v6 := range []bool{false, true} {
 		out = append(out, openflow.Flow{Table: tableOut, Priority: 50, Match: openflow.IP(v6, openflow.ProtoTCP),

@@ -19,6 +19,7 @@ import (
 	"github.com/vnet-go/vnet/metadata/metadatatest"
 	"github.com/vnet-go/vnet/metadata/ovsmetadata"
 	"github.com/vnet-go/vnet/overlay"
+	"github.com/vnet-go/vnet/overlay/ovsoverlay"
 	"github.com/vnet-go/vnet/ovs"
 	"github.com/vnet-go/vnet/secgroup"
 	"github.com/vnet-go/vnet/secgroup/ovssecgroup"
@@ -111,12 +112,42 @@ func TestRestarts(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, plan.Changes)
 
+	port := func() uint16 { n, _ := p.sw.Number("port", "vnet-metadata-device"); return n }
+	before := port()
+	require.NotZero(t, before)
 	p.hv.Vswitchd.Restart()
 	require.Empty(t, hostname(vms["a"]), "closed")
 	lab.Eventually(t, patience, "the switch", func() bool { return svc.Health(ctx).Complete })
 	require.NoError(t, svc.Sync(ctx, st, vnet.SyncOptions{}))
 	p.again(t)
 	answered()
+	require.Equal(t, before, port())
+}
+
+// One batch has the network, the port and the endpoint, of three packages.
+func TestBatch(t *testing.T) {
+	ctx := t.Context()
+	p := newSite(t).place(t)
+	direct := p.backend(t, p.sw, p.host(t), table("a"))
+	batch := p.sw.Batch()
+	b, err := direct.With(batch)
+	require.NoError(t, err)
+	ob, err := ovsoverlay.New(batch, nil)
+	require.NoError(t, err)
+	require.NoError(t, b.EnsureEndpoint(ctx, endpointOn("a", 1)))
+	require.NoError(t, ob.EnsureNetwork(ctx, overlay.Network{ID: "a", Segment: overlay.Segment{Type: overlay.Local}}))
+	twice := endpointOn("a", 2)
+	twice.ID = "other"
+	require.ErrorIs(t, b.EnsureEndpoint(ctx, twice), vnet.ErrConflict, "it sees what is pending")
+	_, err = direct.Explain(ctx, "endpoint", "e-a")
+	require.ErrorIs(t, err, vnet.ErrNotFound)
+	require.NoError(t, batch.Commit(ctx))
+	x, err := direct.Explain(ctx, "endpoint", "e-a")
+	require.NoError(t, err)
+	require.Contains(t, x.String(), "does not answer")
+	plan, err := direct.Plan(ctx, metadata.State{Endpoints: []metadata.Endpoint{endpointOn("a", 1)}}.Canonical())
+	require.NoError(t, err)
+	require.Empty(t, plan.Changes)
 }
 
 // What somebody breaks is made again, and what nobody needs is taken away.
@@ -202,10 +233,12 @@ func TestAnswersGoToThePort(t *testing.T) {
 
 // A port with security groups is given metadata by what its rules let out, and
 // hears nothing of it by itself.
-func TestSecurityGroups(t *testing.T) {
+func TestSecurityGroups(t *testing.T) { testSecurityGroups(t, "netdev") }
+
+func testSecurityGroups(t *testing.T, datapath string) {
 	lab.Need(t, "curl")
 	ctx := t.Context()
-	p := newSite(t).place(t)
+	p := newSiteOn(t, datapath).place(t)
 	svc, _ := serve(t, p.backend(t, p.sw, p.host(t), table("a")))
 	p.network(t, "a")
 	require.NoError(t, svc.EnsureEndpoint(ctx, endpointOn("a", 1)))
@@ -227,7 +260,7 @@ func TestSecurityGroups(t *testing.T) {
 	require.Empty(t, hostname(vm), "no rule lets it out")
 	require.NoError(t, groups.EnsureGroup(ctx, secgroup.Group{ID: "g", Rules: []secgroup.Rule{rule}}))
 	lab.Eventually(t, patience, "an answer", func() bool { return hostname(vm) == says("a") })
-	for range 20 { // of connections that were, and are, nothing is in the way
+	for range map[string]int{"netdev": 20, "system": 2}[datapath] { // of connections that were, and are, nothing is in the way
 		require.Equal(t, says("a"), hostname(vm))
 	}
 	// A source that is not its own.
@@ -236,4 +269,37 @@ func TestSecurityGroups(t *testing.T) {
 	require.Error(t, err, out)
 	require.NoError(t, groups.EnsureGroup(ctx, secgroup.Group{ID: "g"}))
 	lab.Eventually(t, patience, "silence", func() bool { return hostname(vm) == "" })
+}
+
+// The kernel's datapath, in the guest: all three addresses, of tenants alike.
+func TestKernelDatapath(t *testing.T) {
+	if lab.RanInGuest(t, "openvswitch") {
+		return
+	}
+	lab.Need(t, "curl")
+	ctx := t.Context()
+	p := newSiteOn(t, "system").place(t)
+	who := table("a", "b")
+	svc, _ := serve(t, p.backend(t, p.sw, p.host(t), who))
+	vms := map[string]*lab.NS{}
+	for i, name := range []string{"a", "b"} {
+		p.network(t, name)
+		require.NoError(t, svc.EnsureEndpoint(ctx, endpointOn(name, byte(i))))
+		vm := p.machine(t, name, byte(i))
+		vm.IP("route", "add", "fd00:ec2::254/128", "dev", "eth0")
+		vm.IP("addr", "add", "2001:db8::5/64", "dev", "eth0", "nodad")
+		who.Put(metadata.NewAsker("", name, netip.MustParseAddr("2001:db8::5")), metadatatest.Instance(name))
+		who.Put(metadata.NewAsker("", name, vm.MAC("eth0").LinkLocal()), metadatatest.Instance(name))
+		vms[name] = vm
+	}
+	for name, vm := range vms {
+		lab.Eventually(t, 2*patience, "an answer", func() bool { return hostname(vm) == says(name) })
+		for _, host := range []string{"[fd00:ec2::254]", "[fe80::a9fe:a9fe%25eth0]"} {
+			lab.Eventually(t, 2*patience, "an answer of "+host, func() bool {
+				out, err := vm.Exec(ctx, "curl", "-sSfg", "-m", "5", "http://"+host+"/latest/meta-data/hostname")
+				return err == nil && out == says(name)
+			})
+		}
+	}
+	t.Run("security groups", func(t *testing.T) { testSecurityGroups(t, "system") })
 }

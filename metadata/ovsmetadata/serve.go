@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/vnet-go/vnet"
+	"github.com/vnet-go/vnet/internal/openflow"
+	"github.com/vnet-go/vnet/internal/pktio"
 	"github.com/vnet-go/vnet/linux"
 	"github.com/vnet-go/vnet/metadata"
 	"github.com/vnet-go/vnet/metadata/internal/answer"
@@ -61,6 +63,7 @@ func (b *Backend) Serve(ctx context.Context) error {
 		}
 		b.a.Serving(0)
 	}()
+	wg.Go(func() { b.neighbours(ctx) })
 	wg.Go(func() {
 		for range b.sw.Watch(ctx) {
 			b.poke()
@@ -220,4 +223,43 @@ func (s *served) who(source, local netip.Addr) (metadata.Asker, bool) {
 	}
 	network, ok := (*s.networks.Load())[networkOf(local)]
 	return metadata.NewAsker(e.RouterID, network, source), ok
+}
+
+// Neighbour solicitations of one port that are answered: so many a second,
+// after a burst.
+const (
+	solicitRate  = 20
+	solicitBurst = 50
+)
+
+// neighbours answers neighbour solicitations for the service's addresses, and
+// of our own device for machines, until ctx ends.
+func (b *Backend) neighbours(ctx context.Context) {
+	type bucket struct {
+		tokens float64
+		at     time.Time
+	}
+	ports := map[uint16]*bucket{} // no more than the switch has ports
+	for p := range b.sw.Packets(ctx, vnet.PartMetadata) {
+		port := uint16(p.Field(openflow.InPort).Lo)
+		k, now := ports[port], time.Now()
+		if k == nil {
+			k = &bucket{solicitBurst, now}
+			ports[port] = k
+		}
+		k.tokens = min(solicitBurst, k.tokens+now.Sub(k.at).Seconds()*solicitRate)
+		k.at = now
+		if k.tokens < 1 || len(p.UserData) != len(vnet.MAC{}) {
+			continue
+		}
+		k.tokens--
+		frame, ok := pktio.AnswerNS(p.Packet, vnet.MAC(p.UserData), false)
+		if !ok {
+			continue
+		}
+		err := b.sw.Inject(ctx, []openflow.Cond{openflow.InPort.Is(uint64(openflow.PortController))}, frame, openflow.Output{Port: openflow.Port(port)})
+		if err != nil && ctx.Err() == nil {
+			b.log.Debug("metadata: a neighbour is not answered", "error", err)
+		}
+	}
 }

@@ -20,16 +20,21 @@ import (
 type site struct {
 	l  *lab.Lab
 	hv *lab.Switch
+	dp string // datapath type
 	n  atomic.Uint32
 }
 
 func newSite(t testing.TB, physical ...string) *site {
+	return newSiteOn(t, "netdev", physical...)
+}
+
+func newSiteOn(t testing.TB, datapath string, physical ...string) *site {
 	l := lab.New(t)
-	return &site{l: l, hv: l.Switches(lab.SwitchOptions{Name: "h1", Physical: physical})[0]}
+	return &site{l: l, dp: datapath, hv: l.Switches(lab.SwitchOptions{Name: "h1", Physical: physical, Datapath: datapath})[0]}
 }
 
 func (s *site) connect(t testing.TB, owner vnet.Owner) *ovs.Switch {
-	sw, err := ovs.Open(context.Background(), owner, &ovs.Options{Name: "h1", Database: s.hv.Endpoint, DatapathType: "netdev", Netns: s.hv.Path,
+	sw, err := ovs.Open(context.Background(), owner, &ovs.Options{Name: "h1", Database: s.hv.Endpoint, DatapathType: s.dp, Netns: s.hv.Path,
 		Control: s.hv.Vswitchd.Ctl, PhysicalNetworks: s.hv.Mappings, Timeout: 20 * time.Second})
 	require.NoError(t, err)
 	return sw
