@@ -17,14 +17,23 @@ import (
 	"github.com/vnet-go/vnet/router"
 )
 
-// Options of a [Backend]. There are none yet; nil will do.
-type Options struct{}
+// Options of a [Backend]; nil will do.
+type Options struct {
+	// DistributedFloatingIPs has floating IPs that have a PortID and an
+	// ExternalMAC, of routers whose gateway is on a physical network, translated on
+	// the host of the port, where they have that MAC. It must be the same on all
+	// hosts, and each that has such ports on the physical network. A port must be
+	// known to package overlay when its floating IP is ensured; Sync
+	// makes good what was too early.
+	DistributedFloatingIPs bool
+}
 
 // Backend is a [router.Backend] for one host. What it knows is on the switch.
 type Backend struct {
 	t   ovs.Target
 	sw  *ovs.Switch
 	log *slog.Logger
+	o   Options
 
 	adverts  *advertiser
 	announce *announcer
@@ -48,6 +57,9 @@ func New(t ovs.Target, o *Options) (*Backend, error) {
 	}
 	sw := t.Switch()
 	b := &Backend{t: t, sw: sw, log: sw.Logger()}
+	if o != nil {
+		b.o = *o
+	}
 	b.adverts = newAdvertiser(b.log, b.send)
 	b.announce = newAnnouncer(b.log, b.send)
 	return b, nil
@@ -69,6 +81,8 @@ type work struct {
 	b       *Backend
 	tx      *ovs.Tx
 	differs []vnet.Change // objects that are not as they should
+	// before is where floating IPs were, by id, as [work.standing] saw it.
+	before map[string]string
 }
 
 func (b *Backend) submit(ctx context.Context, f func(w *work) error) error {
@@ -86,7 +100,8 @@ type networkRecord struct {
 
 // site is a router with its numbers.
 func (w *work) site(r router.Router) (site, error) {
-	s := site{r: r, number: w.tx.RouterNumber(r.ID), nets: map[string]uint16{}, wire: map[string]bool{}, home: w.b.home(r), cookie: w.b.sw.LearnCookie(vnet.PartRouter, kindRouter, r.ID)}
+	physical := ""
+	s := site{spread: w.b.o.DistributedFloatingIPs, has: w.has, r: r, number: w.tx.RouterNumber(r.ID), nets: map[string]uint16{}, wire: map[string]bool{}, home: w.b.home(r), cookie: w.b.sw.LearnCookie(vnet.PartRouter, kindRouter, r.ID)}
 	for _, x := range sides(r) {
 		s.nets[x.network] = w.tx.NetworkNumber(x.network)
 		if b, ok := w.tx.Record(vnet.PartOverlay, "network", x.network); ok {
@@ -95,9 +110,19 @@ func (w *work) site(r router.Router) (site, error) {
 				return s, fmt.Errorf("network %s: its record: %w", x.network, err)
 			}
 			s.wire[x.network] = n.Segment.PhysicalNetwork != ""
+			if x.gateway {
+				physical = n.Segment.PhysicalNetwork
+			}
 		}
 	}
+	s.edge = s.spread && !s.home && physical != "" && firstIPv4(r.Gateway).IsValid() && w.b.sw.HasPhysical(physical)
 	return s, w.tx.Err()
+}
+
+// has reports whether a port is on this host.
+func (w *work) has(portID string) bool {
+	_, ok := w.tx.Record(vnet.PartOverlay, "port", portID)
+	return ok
 }
 
 // one reads an object's record.
@@ -130,8 +155,14 @@ func (w *work) standing() (st router.State, err error) {
 	if st.Routers, err = every[router.Router](w, kindRouter); err != nil {
 		return st, err
 	}
-	if st.FloatingIPs, err = every[router.FloatingIP](w, kindFIP); err != nil {
+	fips, err := every[fip](w, kindFIP)
+	if err != nil {
 		return st, err
+	}
+	w.before = map[string]string{}
+	for _, f := range fips {
+		w.before[f.ID] = f.Here
+		st.FloatingIPs = append(st.FloatingIPs, f.FloatingIP)
 	}
 	st.PortForwards, err = every[router.PortForward](w, kindForward)
 	return st.Canonical(), err
@@ -282,7 +313,8 @@ func (w *work) after(was, want router.State, sites map[string]site) {
 			fresh[s.number] = true
 		}
 	}
-	wanted, olds := announcements(want, b.home), announcements(was, b.home)
+	wanted := announcements(want, b.home, func(f router.FloatingIP) string { return sites[f.RouterID].place(f) })
+	olds := announcements(was, b.home, func(f router.FloatingIP) string { return w.before[f.ID] })
 	news := maps.Clone(wanted)
 	for k := range olds {
 		delete(news, k)
@@ -309,7 +341,7 @@ func (w *work) after(was, want router.State, sites map[string]site) {
 			errs = append(errs, b.sw.FlushZone(ctx, d), b.sw.FlushZone(ctx, s))
 		}
 		for id, t := range translations(want) {
-			if s := sites[id]; s.home && !fresh[s.number] {
+			if s := sites[id]; (s.home || s.edge) && !fresh[s.number] {
 				errs = append(errs, b.forget(ctx, s.number, func(c conn, dnat bool) bool { return !t.carries(c, dnat) }))
 			}
 		}
@@ -347,14 +379,17 @@ type announced struct {
 }
 
 // announcements are all that the routers of a state are known by from here.
-func announcements(st router.State, home func(router.Router) bool) map[announced]bool {
+func announcements(st router.State, home func(router.Router) bool, place func(router.FloatingIP) string) map[announced]bool {
 	out := map[announced]bool{}
 	gateways := map[string]*router.Gateway{}
 	for _, r := range st.Routers {
-		if !home(r) || r.AdminDown {
+		if r.AdminDown {
 			continue
 		}
 		gateways[r.ID] = r.Gateway
+		if !home(r) {
+			continue
+		}
 		for _, x := range sides(r) {
 			for _, p := range x.addrs {
 				out[announced{x.network, x.mac, p.Addr()}] = true
@@ -363,7 +398,12 @@ func announcements(st router.State, home func(router.Router) bool) map[announced
 	}
 	for _, f := range st.FloatingIPs {
 		if g := gateways[f.RouterID]; g != nil {
-			out[announced{g.NetworkID, g.MAC, f.FloatingIP}] = true
+			switch place(f) {
+			case atHome:
+				out[announced{g.NetworkID, g.MAC, f.FloatingIP}] = true
+			case atEdge:
+				out[announced{g.NetworkID, f.ExternalMAC, f.FloatingIP}] = true
+			}
 		}
 	}
 	for _, f := range st.PortForwards {
@@ -383,8 +423,12 @@ func (b *Backend) EnsureRouter(ctx context.Context, r router.Router) error {
 		}
 		was := partOf(all, r.ID)
 		want := router.State{Routers: []router.Router{r}}
-		if b.home(r) {
-			want.FloatingIPs, want.PortForwards = was.FloatingIPs, was.PortForwards
+		s, err := w.site(r)
+		if err != nil {
+			return err
+		}
+		if s.home || s.edge {
+			want = local(router.State{Routers: []router.Router{r}, FloatingIPs: was.FloatingIPs, PortForwards: was.PortForwards}, map[string]site{r.ID: s})
 			for _, f := range was.FloatingIPs {
 				if r.Gateway == nil {
 					return fmt.Errorf("gateway: floating IP %s is on it: %w", f.ID, vnet.ErrInUse)
@@ -435,28 +479,32 @@ func (w *work) holder(id string) (s site, ok bool, err error) {
 		return s, false, err
 	case r == nil:
 		return s, false, fmt.Errorf("router %s: %w", id, vnet.ErrNotFound)
-	case !w.b.home(*r):
-		return s, false, nil
-	case r.Gateway == nil:
+	case r.Gateway == nil && w.b.home(*r):
 		return s, false, fmt.Errorf("router %s has no gateway: %w", id, vnet.ErrConflict)
 	}
 	s, err = w.site(*r)
-	return s, err == nil, err
+	return s, err == nil && s.home, err
 }
 
 // EnsureFloatingIP implements [router.Backend].
 func (b *Backend) EnsureFloatingIP(ctx context.Context, f router.FloatingIP) error {
-	f = bare(f)
+	if !b.o.DistributedFloatingIPs {
+		f = bare(f)
+	}
 	return b.submit(ctx, func(w *work) error {
-		s, here, err := w.holder(f.RouterID)
+		s, _, err := w.holder(f.RouterID)
 		if err != nil {
 			return err
 		}
-		old, err := one[router.FloatingIP](w, kindFIP, f.ID)
+		old, err := one[fip](w, kindFIP, f.ID)
 		if err != nil {
 			return err
 		}
-		if !here {
+		at := s.place(f)
+		if at == nowhere {
+			if err := w.refused(s, f); err != nil {
+				return err
+			}
 			return w.dropFIP(old, nil)
 		}
 		if err := s.r.CheckFloatingIP(f); err != nil {
@@ -476,30 +524,55 @@ func (b *Backend) EnsureFloatingIP(ctx context.Context, f router.FloatingIP) err
 		if err := clashFIP(f, ext, *fixed); err != nil {
 			return err
 		}
+		if at == elsewhere {
+			all, err := every[router.PortForward](w, kindForward)
+			if err != nil {
+				return err
+			}
+			for _, p := range all {
+				if err := apart(f, p); err != nil {
+					return err
+				}
+			}
+		}
 		objs := s.floating(f)
 		for _, o := range objs {
 			w.put(o)
 		}
 		want := router.State{FloatingIPs: []router.FloatingIP{f}}
-		if old != nil && *old == f {
-			w.tell(want, want)
+		if old != nil && bare(old.FloatingIP) == bare(f) && old.Here == at && (at != atEdge || old.ExternalMAC == f.ExternalMAC) {
+			w.tell(router.State{FloatingIPs: []router.FloatingIP{old.FloatingIP}}, want)
 			return nil
 		}
 		if err := w.dropFIP(old, objs); err != nil {
 			return err
 		}
 		w.tell(state(old, nil), want)
-		w.touched(s, f.FloatingIP, touches(f.FloatingIP, 0, 0, 0), ext == nil)
+		mac := s.r.Gateway.MAC
+		if at == atEdge {
+			mac = f.ExternalMAC
+		}
+		w.touched(s, f.FloatingIP, touches(f.FloatingIP, 0, 0, 0), at != elsewhere && (ext == nil || old == nil || old.Here != at || old.ExternalMAC != f.ExternalMAC), mac)
 		return nil
 	})
 }
 
+// refused is why a floating IP cannot be on this host, that of its port; nil
+// where it is not meant to be.
+func (w *work) refused(s site, f router.FloatingIP) error {
+	if s.spread && !s.home && !s.edge && s.r.Gateway != nil && s.wire[s.r.Gateway.NetworkID] && f.PortID != "" && !f.ExternalMAC.IsZero() && w.has(f.PortID) {
+		return &vnet.UnsupportedError{Feature: fmt.Sprintf("floating IP %s on host %s, that of port %s", f.ID, w.b.sw.Name(), f.PortID), Backend: "ovsrouter",
+			Need: "the physical network of " + s.r.Gateway.NetworkID + " on this host"}
+	}
+	return nil
+}
+
 // touched ends connections, and announces an address, when all stands.
-func (w *work) touched(s site, a netip.Addr, match func(c conn, dnat bool) bool, fresh bool) {
+func (w *work) touched(s site, a netip.Addr, match func(c conn, dnat bool) bool, fresh bool, mac vnet.MAC) {
 	b := w.b
 	w.tx.After(func(ctx context.Context) error {
 		if fresh && !s.r.AdminDown {
-			b.announce.announce(s.nets[s.r.Gateway.NetworkID], s.r.Gateway.MAC, a)
+			b.announce.announce(s.nets[s.r.Gateway.NetworkID], mac, a)
 		}
 		if err := b.sw.Settle(ctx); err != nil { // or connections that end might begin anew
 			return err
@@ -509,7 +582,7 @@ func (w *work) touched(s site, a netip.Addr, match func(c conn, dnat bool) bool,
 }
 
 // dropFIP removes what a floating IP was, but for what it is now.
-func (w *work) dropFIP(old *router.FloatingIP, now []object) error {
+func (w *work) dropFIP(old *fip, now []object) error {
 	if old == nil {
 		return nil
 	}
@@ -517,7 +590,7 @@ func (w *work) dropFIP(old *router.FloatingIP, now []object) error {
 	if err != nil {
 		return err
 	}
-	was := router.State{FloatingIPs: []router.FloatingIP{*old}}
+	was := router.State{FloatingIPs: []router.FloatingIP{old.FloatingIP}}
 	if r != nil {
 		was.Routers = []router.Router{*r}
 	}
@@ -536,14 +609,14 @@ func (w *work) dropFIP(old *router.FloatingIP, now []object) error {
 	if err != nil {
 		return err
 	}
-	w.touched(s, old.FloatingIP, touches(old.FloatingIP, 0, 0, 0), false)
+	w.touched(s, old.FloatingIP.FloatingIP, touches(old.FloatingIP.FloatingIP, 0, 0, 0), false, vnet.MAC{})
 	return nil
 }
 
 // state is one of a floating IP or a port forward alone, if there is one.
-func state(f *router.FloatingIP, p *router.PortForward) (st router.State) {
+func state(f *fip, p *router.PortForward) (st router.State) {
 	if f != nil {
-		st.FloatingIPs = append(st.FloatingIPs, *f)
+		st.FloatingIPs = append(st.FloatingIPs, f.FloatingIP)
 	}
 	if p != nil {
 		st.PortForwards = append(st.PortForwards, *p)
@@ -554,7 +627,7 @@ func state(f *router.FloatingIP, p *router.PortForward) (st router.State) {
 // DeleteFloatingIP implements [router.Backend].
 func (b *Backend) DeleteFloatingIP(ctx context.Context, id string) error {
 	return b.submit(ctx, func(w *work) error {
-		old, err := one[router.FloatingIP](w, kindFIP, id)
+		old, err := one[fip](w, kindFIP, id)
 		if err != nil {
 			return err
 		}
@@ -594,6 +667,15 @@ func (b *Backend) EnsurePortForward(ctx context.Context, f router.PortForward) e
 		if err != nil {
 			return err
 		}
+		if id, err := one[string](w, kindFixed, fixedID(f.RouterID, f.InternalIP)); err != nil {
+			return err
+		} else if id != nil {
+			if x, err := one[fip](w, kindFIP, *id); err != nil {
+				return err
+			} else if x != nil && x.Here == elsewhere {
+				return apart(x.FloatingIP, f)
+			}
+		}
 		if ext != nil && ext.FIP != "" {
 			return fmt.Errorf("%s is floating IP %s: %w", f.ExternalIP, ext.FIP, vnet.ErrConflict)
 		}
@@ -611,7 +693,7 @@ func (b *Backend) EnsurePortForward(ctx context.Context, f router.PortForward) e
 		if err := w.share(s, f.ExternalIP, 1); err != nil {
 			return err
 		}
-		w.touched(s, f.ExternalIP, touches(f.ExternalIP, protocol(f.Protocol), f.ExternalPort.First, f.ExternalPort.Last), ext == nil && !ownGateway(s.r, f.ExternalIP))
+		w.touched(s, f.ExternalIP, touches(f.ExternalIP, protocol(f.Protocol), f.ExternalPort.First, f.ExternalPort.Last), ext == nil && !ownGateway(s.r, f.ExternalIP), s.r.Gateway.MAC)
 		return nil
 	})
 }
@@ -633,7 +715,7 @@ func (w *work) share(s site, a netip.Addr, more int) error {
 		w.tx.Drop(kindExternal, externalID(s.r, a))
 		return nil
 	}
-	w.put(s.externalObject(a, *x, nil))
+	w.put(s.externalObject(a, *x))
 	return nil
 }
 
@@ -650,7 +732,7 @@ func (w *work) dropForward(old *router.PortForward) error {
 	if err != nil {
 		return err
 	}
-	w.touched(s, old.ExternalIP, touches(old.ExternalIP, protocol(old.Protocol), old.ExternalPort.First, old.ExternalPort.Last), false)
+	w.touched(s, old.ExternalIP, touches(old.ExternalIP, protocol(old.Protocol), old.ExternalPort.First, old.ExternalPort.Last), false, vnet.MAC{})
 	return w.share(s, old.ExternalIP, -1)
 }
 
@@ -682,7 +764,23 @@ func (w *work) sync(s router.State, o *vnet.SyncOptions) error {
 	if err != nil {
 		return err
 	}
-	want := local(s, w.b.home)
+	sites, err := w.sites(s)
+	if err != nil {
+		return err
+	}
+	want := local(s, sites)
+	for _, f := range s.FloatingIPs {
+		if err := w.refused(sites[f.RouterID], f); err != nil {
+			return err
+		}
+		if sites[f.RouterID].place(f) == elsewhere {
+			for _, p := range s.PortForwards {
+				if err := apart(f, p); err != nil {
+					return err
+				}
+			}
+		}
+	}
 	if o != nil {
 		if err := o.Check(vnet.Plan{Changes: router.Diff(was, want)}, len(was.Routers)+len(was.FloatingIPs)+len(was.PortForwards)); err != nil {
 			return err

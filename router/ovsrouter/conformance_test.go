@@ -25,7 +25,7 @@ import (
 )
 
 var (
-	worlds  = flag.Int("worlds", 0, "how many worlds the random ring makes; 0: 40")
+	worlds  = flag.Int("worlds", 20, "how many worlds the random ring makes")
 	packets = flag.Int("packets", 0, "how many packets it sends in each at most; 0: 12")
 )
 

@@ -38,7 +38,14 @@
 // IP (hairpin) is in both. Packets between internal networks and IPv6 are in none.
 // How packets are translated is as in package linuxrouter.
 //
-// A floating IP is five flows and three records, whatever stands. The records
+// With [Options.DistributedFloatingIPs] a floating IP that has a PortID and an
+// ExternalMAC, of a router whose gateway is on a physical network, is translated
+// on the host of its port, where it has that MAC: its packets pass neither a
+// tunnel nor the router's home. The router's home knows it, and that it is
+// elsewhere. Between machines of different hosts such floating IPs are reached
+// over the physical network, so two hops count.
+//
+// A floating IP is six flows and three records, whatever stands. The records
 // are on the switch (see package ovs), so a new process knows what stands, and
 // writes nothing when it is the same.
 //

@@ -27,13 +27,14 @@ func (b *Backend) Explain(ctx context.Context, kind, id string) (x vnet.Explanat
 		case kindRouter:
 			return w.explainRouter(&x, o)
 		case kindFIP:
-			f, err := read[router.FloatingIP](o.Record)
+			f, err := read[fip](o.Record)
 			if err != nil {
 				return err
 			}
-			x.Text = fmt.Sprintf("floating IP %s on router %s, host %s: %s for %s", id, f.RouterID, b.sw.Name(), f.FloatingIP, f.FixedIP)
+			x.Text = fmt.Sprintf("floating IP %s on router %s, host %s: %s for %s, translated %s", id, f.RouterID, b.sw.Name(), f.FloatingIP.FloatingIP, f.FixedIP,
+				map[string]string{atHome: "at the router's home", atEdge: "here, where its port is", elsewhere: "on the host of its port"}[f.Here])
 			if r, err := one[router.Router](w, kindRouter, f.RouterID); err == nil && r != nil && r.Gateway != nil {
-				w.explainFlows(&x, kindExternal, externalID(*r, f.FloatingIP))
+				w.explainFlows(&x, kindExternal, externalID(*r, f.FloatingIP.FloatingIP))
 			}
 			w.explainFlows(&x, kindFixed, fixedID(f.RouterID, f.FixedIP))
 		case kindForward:

@@ -261,6 +261,33 @@ type site struct {
 	wire   map[string]bool   // networks that are on a physical network
 	home   bool              // the router is here; else a short cut to it
 	cookie uint64            // of learned neighbours
+	// spread: floating IPs are translated where their port is. edge: this host
+	// is not the router's, and on the gateway's physical network. has reports
+	// whether a port is on this host.
+	spread, edge bool
+	has          func(portID string) bool
+}
+
+// Where a floating IP is translated.
+const (
+	nowhere   = ""          // not here
+	atHome    = "home"      // with all else of the router
+	atEdge    = "edge"      // on the host of its port, which is this one
+	elsewhere = "elsewhere" // known here, as the router's home, and translated on the host of its port
+)
+
+// place is where a floating IP is translated, as far as this host is concerned.
+func (s site) place(f router.FloatingIP) string {
+	spread := s.spread && s.r.Gateway != nil && s.wire[s.r.Gateway.NetworkID] && f.PortID != "" && !f.ExternalMAC.IsZero()
+	switch {
+	case s.home && (!spread || s.has(f.PortID)):
+		return atHome
+	case s.home:
+		return elsewhere
+	case spread && s.edge && s.has(f.PortID):
+		return atEdge
+	}
+	return nowhere
 }
 
 // side is one of a router's ports.
@@ -390,7 +417,9 @@ func routerFlows(s site) (out []of.Flow) {
 			add(tCheck, 700, of.IP4(mine, of.IPv4Dst.Addr(a)), to)
 		}
 	}
-	out = append(out, s.routes()...)
+	if !s.edge {
+		out = append(out, s.routes()...)
+	}
 	if s.home {
 		seen := map[string]bool{}
 		for _, x := range here {
@@ -416,7 +445,61 @@ func routerFlows(s site) (out []of.Flow) {
 			out = append(out, s.solicited(x, fromTunnel|fromWire))
 		}
 	}
+	if s.edge {
+		// What machines with floating IPs send takes the router's ways here, but
+		// between internal networks that of all.
+		out = append(out, with(s.routes(), flags(remote, 0))...)
+		out = append(out, with(s.atHome().routes(), flags(0, remote))...)
+		for _, x := range here {
+			for _, p := range x.addrs {
+				if p.Addr().Is4() {
+					add(tCheck, 650, of.IP4(mine, flags(0, remote|fromGateway), of.IPv4Dst.Prefix(p)), of.Set(of.Reg(0).Masked(remote, allBits)), of.Goto(tRoute))
+				}
+			}
+		}
+		all := sides(s.r)
+		out = append(out, s.listen(all[len(all)-1])...)
+	}
 	return out
+}
+
+// atHome is s as if the router were here.
+func (s site) atHome() site {
+	s.home = true
+	return s
+}
+
+func with(flows []of.Flow, c of.Cond) []of.Flow {
+	for i := range flows {
+		flows[i].Match = flows[i].Match.With(c)
+	}
+	return flows
+}
+
+// edgeFlows are those of a floating IP on the host of its port: it has a MAC of
+// its own there.
+func edgeFlows(s site, f router.FloatingIP) (external, fixed []of.Flow) {
+	all := sides(s.r)
+	out := all[len(all)-1]
+	out.mac = f.ExternalMAC
+	mine := regRouter.Is(uint64(s.number))
+	bits := uint64(translates)
+	if !s.r.Gateway.DisableSNAT {
+		bits |= hides
+	}
+	external = append(s.atHome().answer(out, f.FloatingIP),
+		flow(tAdmission, 50, of.Any(s.net(out.network), of.EthDst.MAC(f.ExternalMAC))),
+		flow(tCheck, 800, of.IP4(mine, flags(0, remote), of.IPv4Src.Addr(f.FloatingIP))),
+		flow(tCheck, 700, of.IP4(mine, flags(0, remote), of.IPv4Dst.Addr(f.FloatingIP)), of.Goto(tExternal)),
+		flow(tLeave, 120, of.IP4(mine, s.net(out.network), flags(resolved, remote), of.IPv4Src.Addr(f.FloatingIP)),
+			append([]of.Action{of.Set(of.EthSrc.MAC(f.ExternalMAC))}, leave(of.Goto(pipeline.Gate))...)...))
+	s.admit(&external, of.IP4(s.net(out.network), of.EthDst.MAC(f.ExternalMAC), of.IPv4Dst.Addr(f.FloatingIP)), bits|fromGateway)
+	for _, x := range s.here() {
+		n := len(fixed)
+		s.admit(&fixed, of.IP4(s.net(x.network), of.EthDst.MAC(x.mac), flags(0, fromTunnel|fromWire), of.IPv4Src.Addr(f.FixedIP)), bits)
+		fixed[n].Priority = 110
+	}
+	return append(external, fipFlows(s, f)...), append(fixed, fixedFlows(s, f)...)
 }
 
 // own are the addresses of a side, with its link-local one.

@@ -64,25 +64,41 @@ func (s site) object() object {
 	return object{kindRouter, s.r.ID, record(s.r), routerFlows(s)}
 }
 
-// floating are the objects of a floating IP.
+// fip is the record of a floating IP: what was asked for, and where it is.
+type fip struct {
+	router.FloatingIP
+	Here string `json:"here"`
+}
+
+// floating are the objects of a floating IP; none where it is not to be.
 func (s site) floating(f router.FloatingIP) []object {
-	f = bare(f)
+	at := s.place(f)
+	var ext, fixed []of.Flow
+	switch at {
+	case nowhere:
+		return nil
+	case atHome:
+		ext, fixed = append(fipFlows(s, f), externalFlows(s, f.FloatingIP)...), fixedFlows(s, f)
+	case atEdge:
+		ext, fixed = edgeFlows(s, f)
+	}
 	return []object{
-		{kindFIP, f.ID, record(f), nil},
-		s.externalObject(f.FloatingIP, external{Router: s.r.ID, FIP: f.ID}, fipFlows(s, f)),
-		{kindFixed, fixedID(s.r.ID, f.FixedIP), record(f.ID), fixedFlows(s, f)},
+		{kindFIP, f.ID, record(fip{f, at}), nil},
+		{kindExternal, externalID(s.r, f.FloatingIP), record(external{Router: s.r.ID, FIP: f.ID}), ext},
+		{kindFixed, fixedID(s.r.ID, f.FixedIP), record(f.ID), fixed},
 	}
 }
 
-func (s site) externalObject(a netip.Addr, x external, more []of.Flow) object {
-	return object{kindExternal, externalID(s.r, a), record(x), append(more, externalFlows(s, a)...)}
+func (s site) externalObject(a netip.Addr, x external) object {
+	return object{kindExternal, externalID(s.r, a), record(x), externalFlows(s, a)}
 }
 
 func (s site) forward(f router.PortForward) object {
 	return object{kindForward, f.ID, record(f.Canonical()), forwardFlows(s, f)}
 }
 
-// bare is what is done of a floating IP here.
+// bare is a floating IP without what only matters where it is translated on
+// the host of its port.
 func bare(f router.FloatingIP) router.FloatingIP {
 	return router.FloatingIP{ID: f.ID, RouterID: f.RouterID, FloatingIP: f.FloatingIP, FixedIP: f.FixedIP}
 }
@@ -99,7 +115,7 @@ func objects(st router.State, sites map[string]site) (out []object) {
 		}
 	}
 	for _, f := range st.FloatingIPs {
-		if s, ok := sites[f.RouterID]; ok && s.home {
+		if s, ok := sites[f.RouterID]; ok {
 			out = append(out, s.floating(f)...)
 		}
 	}
@@ -123,29 +139,43 @@ func objects(st router.State, sites map[string]site) (out []object) {
 		}
 	}
 	for _, p := range order {
-		out = append(out, sites[p.router].externalObject(p.addr, external{Router: p.router, Forwards: shared[p]}, nil))
+		out = append(out, sites[p.router].externalObject(p.addr, external{Router: p.router, Forwards: shared[p]}))
 	}
 	return out
 }
 
-// local is what of a state is this host's: short cuts need no translations.
-func local(st router.State, home func(router.Router) bool) router.State {
-	here := map[string]bool{}
+// local is what of a state is this host's: short cuts need no translations
+// but those of its own ports.
+func local(st router.State, sites map[string]site) router.State {
 	out := router.State{Routers: st.Routers}
-	for _, r := range st.Routers {
-		here[r.ID] = home(r)
-	}
 	for _, f := range st.FloatingIPs {
-		if here[f.RouterID] {
-			out.FloatingIPs = append(out.FloatingIPs, bare(f))
+		s, ok := sites[f.RouterID]
+		if !ok {
+			continue
+		}
+		if !s.spread {
+			f = bare(f)
+		}
+		if s.place(f) != nowhere {
+			out.FloatingIPs = append(out.FloatingIPs, f)
 		}
 	}
 	for _, f := range st.PortForwards {
-		if here[f.RouterID] {
+		if sites[f.RouterID].home {
 			out.PortForwards = append(out.PortForwards, f)
 		}
 	}
 	return out
+}
+
+// apart is an error when ports are forwarded to a fixed address whose floating
+// IP is translated on another host than the forwards: answers to both must pass
+// where both are.
+func apart(f router.FloatingIP, p router.PortForward) error {
+	if f.RouterID != p.RouterID || f.FixedIP != p.InternalIP {
+		return nil
+	}
+	return &vnet.UnsupportedError{Feature: fmt.Sprintf("port forward %s to %s, whose floating IP %s is translated on the host of its port", p.ID, f.FixedIP, f.ID), Backend: "ovsrouter"}
 }
 
 // translation is what a router translates, to judge connections by.

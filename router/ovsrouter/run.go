@@ -36,19 +36,24 @@ func (k *book) forget() {
 	k.read = time.Time{}
 }
 
-// read reads the routers that stand.
-func (b *Backend) read(ctx context.Context) (map[string]site, error) {
-	var out map[string]site
-	_, err := b.sw.Plan(ctx, vnet.PartRouter, func(tx *ovs.Tx) error {
+// read reads the routers that stand, and the floating IPs at this host's ports.
+func (b *Backend) read(ctx context.Context) (out map[string]site, edges []fip, err error) {
+	_, err = b.sw.Plan(ctx, vnet.PartRouter, func(tx *ovs.Tx) error {
 		w := &work{b: b, tx: tx}
 		rs, err := every[router.Router](w, kindRouter)
 		if err != nil {
 			return err
 		}
+		if b.o.DistributedFloatingIPs {
+			if edges, err = every[fip](w, kindFIP); err != nil {
+				return err
+			}
+			edges = slices.DeleteFunc(edges, func(f fip) bool { return f.Here != atEdge })
+		}
 		out, err = w.sites(router.State{Routers: rs})
 		return err
 	})
-	return out, err
+	return out, edges, err
 }
 
 // look calls f for the routers that stand, by number.
@@ -56,14 +61,21 @@ func (b *Backend) look(ctx context.Context, f func(all map[uint16]station)) {
 	b.book.mu.Lock()
 	defer b.book.mu.Unlock()
 	if time.Since(b.book.read) > knownFor {
-		sites, err := b.read(ctx)
+		sites, edges, err := b.read(ctx)
 		if err != nil {
 			b.log.Debug("router: read", "err", err)
 			return
 		}
+		macs := map[string]map[netip.Addr]vnet.MAC{}
+		for _, f := range edges {
+			if macs[f.RouterID] == nil {
+				macs[f.RouterID] = map[netip.Addr]vnet.MAC{}
+			}
+			macs[f.RouterID][f.FloatingIP.FloatingIP] = f.ExternalMAC
+		}
 		b.book.all, b.book.read = map[uint16]station{}, time.Now()
 		for _, s := range sites {
-			b.book.all[s.number] = station{s.r, s.number, s.home, s.nets}
+			b.book.all[s.number] = station{s.r, s.number, s.home, s.nets, macs[s.r.ID]}
 		}
 	}
 	f(b.book.all)
@@ -107,7 +119,7 @@ func (b *Backend) Serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	packets := b.sw.Packets(ctx, vnet.PartRouter)
-	sites, err := b.read(ctx)
+	sites, _, err := b.read(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -162,7 +174,13 @@ func (b *Backend) Serve(ctx context.Context) error {
 				}
 			case askNeighbour:
 				if s, ok := b.station(ctx, uint16(p.reg(4))); ok {
-					say(q.add(s, p, time.Now()))
+					question, full := q.add(s, p, time.Now())
+					say(question)
+					if full {
+						if err := b.sw.Learn(ctx, hush(p, b.sw.LearnCookie(vnet.PartRouter, kindRouter, s.r.ID))); err != nil && ctx.Err() == nil {
+							b.log.Debug("router: hush", "err", err)
+						}
+					}
 				}
 			case askSolicit:
 				say(b.solicited(ctx, p))

@@ -17,6 +17,7 @@ type station struct {
 	number uint16
 	home   bool
 	nets   map[string]uint16
+	edges  map[netip.Addr]vnet.MAC // floating IPs that are translated on this host, that of their port
 }
 
 // side is the side with a MAC on a network; network 0 is any.
@@ -165,7 +166,7 @@ func (s station) say(network uint16, to netip.Addr, frame []byte) *out {
 // incoming is the side that a packet came in by.
 func (s station) incoming(p report, k packet) (side, bool) {
 	switch {
-	case p.table == tLeave: // its destination is the next hop's
+	case p.reg(0)&remote != 0 && p.table == tLeave: // its destination is the next hop's
 		return s.on(uint16(p.reg(13)))
 	case p.what == askTooLong, p.what == askNeighbour:
 		return s.side(0, k.to)
@@ -178,7 +179,8 @@ type waiting struct {
 	from    station
 	network uint16
 	hop     netip.Addr
-	mac     vnet.MAC
+	mac     vnet.MAC   // of the side
+	own     netip.Addr // who asks; the zero value: the side
 	asked   int
 	next    time.Time
 	packets []report
@@ -200,34 +202,59 @@ type hopKey struct {
 // resolver asks for neighbours, and keeps packets until there is an answer.
 type resolver map[hopKey]*waiting
 
-// add puts a packet into the queue, and returns a question if one is due.
-func (q resolver) add(s station, p report, now time.Time) *out {
+// add puts a packet into the queue, and returns a question if one is due. full
+// reports that enough packets wait.
+func (q resolver) add(s station, p report, now time.Time) (question *out, full bool) {
 	k := hopKey{p.network(), p.hop()}
 	w := q[k]
 	if w == nil {
 		if len(q) >= hopsLimit {
-			return nil
+			return nil, true
 		}
 		w = &waiting{from: s, network: k.network, hop: k.hop, mac: p.mac()}
+		if f, ok := parse(p.frame); ok && !s.home {
+			if mac, ok := s.edges[f.src]; ok {
+				w.mac, w.own = mac, f.src
+			}
+		}
 		q[k] = w
 	}
 	if w.packets = append(w.packets, p); len(w.packets) > queueLimit {
 		w.packets = w.packets[1:]
 	}
-	return w.ask(now)
+	return w.ask(now), len(w.packets) == queueLimit
+}
+
+// hushFor is how long, in seconds, packets to a neighbour that enough wait for
+// are dropped where they are.
+const hushFor = 1
+
+// hush is the flow that drops them.
+func hush(p report, cookie uint64) of.Flow {
+	m := of.Match{regNet.Is(uint64(p.network())), flags(uint64(p.reg(0))&hop4, resolved|remote|hop4&^(uint64(p.reg(0))&hop4))}
+	if hop := p.hop(); hop.Is4() {
+		m = append(m, of.Reg(8).Addr(hop))
+	} else {
+		m = append(m, of.XXReg(2).Addr(hop))
+	}
+	f := flow(tLeave, 60, m)
+	f.Cookie, f.HardTimeout = cookie, hushFor
+	return f
 }
 
 func (w *waiting) ask(now time.Time) *out {
 	if now.Before(w.next) || w.asked == questions {
 		return nil
 	}
-	x, ok := w.from.side(w.network, w.mac)
-	if !ok {
-		return nil
-	}
-	own := x.speaksFrom(w.hop)
+	own := w.own
 	if !own.IsValid() {
-		return nil
+		x, ok := w.from.side(w.network, w.mac)
+		if !ok {
+			return nil
+		}
+		if own = x.speaksFrom(w.hop); !own.IsValid() {
+			return nil
+		}
 	}
 	w.asked++
 	w.next = now.Add(questionEvery)

@@ -11,6 +11,7 @@ import (
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/internal/lab"
 	"github.com/vnet-go/vnet/overlay"
+	"github.com/vnet-go/vnet/ovs"
 	"github.com/vnet-go/vnet/router"
 	"github.com/vnet-go/vnet/router/ovsrouter"
 )
@@ -145,4 +146,132 @@ func TestMove(t *testing.T) {
 	// The host that it is not at may go.
 	w.away.CutTunnels()
 	require.NoError(t, w.ext.Ping("203.0.113.2", 3))
+}
+
+// With DistributedFloatingIPs, floating IPs are on the host of their port, and
+// pass neither tunnel nor the router's home.
+func TestDistributedFloatingIPs(t *testing.T) {
+	w := newTwo(t)
+	ctx := t.Context()
+	var all []*router.Service
+	for i, h := range w.x.hosts {
+		b, err := ovsrouter.New(h.handle(t, w.x.owner), &ovsrouter.Options{DistributedFloatingIPs: true})
+		require.NoError(t, err)
+		svc, err := router.New(b, nil)
+		require.NoError(t, err)
+		all = append(all, svc)
+		served, cancel := context.WithCancel(ctx)
+		done := make(chan error, 1)
+		go func() { done <- b.Serve(served) }()
+		t.Cleanup(func() { cancel(); require.NoError(t, <-done, "host %d", i) })
+	}
+	mac := func(n byte) vnet.MAC { return vnet.MAC{2, 0, 0, 9, 0, n} }
+	w.state.Routers[0].Host = "h1"
+	w.state.FloatingIPs = []router.FloatingIP{
+		{ID: "fa", RouterID: "r1", FloatingIP: netip.MustParseAddr("203.0.113.50"), FixedIP: netip.MustParseAddr("10.0.0.5"), PortID: "a", ExternalMAC: mac(1)},
+		{ID: "fb", RouterID: "r1", FloatingIP: netip.MustParseAddr("203.0.113.51"), FixedIP: netip.MustParseAddr("10.0.1.5"), PortID: "b", ExternalMAC: mac(2)}}
+	w.x.mu.Lock()
+	w.x.routers = map[string]router.Router{"r1": w.state.Routers[0]}
+	require.NoError(t, w.x.write(ctx))
+	w.x.mu.Unlock()
+	cap := w.ext.Capture("eth0")
+	for _, svc := range all {
+		require.NoError(t, svc.EnsureRouter(ctx, w.state.Routers[0]))
+		for _, f := range w.state.FloatingIPs {
+			require.NoError(t, svc.EnsureFloatingIP(ctx, f))
+		}
+		n := w.x.writes()
+		p, err := svc.Plan(ctx, w.state)
+		require.NoError(t, err)
+		require.Empty(t, p.Changes, p.String())
+		require.NoError(t, svc.Sync(ctx, w.state, vnet.SyncOptions{}))
+		require.Equal(t, n, w.x.writes())
+		x, err := svc.Explain(ctx, "floatingip", "fa")
+		require.NoError(t, err)
+		require.Contains(t, x.String(), "its port")
+	}
+	cap.Wait(patience, func(f lab.Frame) bool {
+		return f.ARP != nil && f.ARP.SPA.String() == "203.0.113.50" && f.ARP.TPA == f.ARP.SPA && f.ARP.SHA == mac(1)
+	})
+	reach := func(m *lab.NS, to string) func() bool { return func() bool { return m.Ping(to, 1) == nil } }
+	lab.Eventually(t, patience, "the floating IP", reach(w.ext, "203.0.113.50"))
+	w.away.CutTunnels()
+	cap.Reset()
+	require.NoError(t, w.ext.Ping("203.0.113.50", 3))
+	lab.Eventually(t, patience, "the outside", reach(w.a, "203.0.113.1"))
+	cap.Wait(patience, func(f lab.Frame) bool {
+		return f.ICMPType == 8 && f.Src.String() == "203.0.113.50" && f.SrcMAC == mac(1)
+	})
+	for _, to := range []string{"10.0.1.5", "203.0.113.51", "203.0.113.50", "10.0.0.1", "203.0.113.2"} {
+		lab.Eventually(t, patience, to, reach(w.a, to))
+	}
+	heard := w.b.Capture("eth0")
+	require.NoError(t, w.a.Ping("203.0.113.51", 1))
+	heard.Wait(patience, func(f lab.Frame) bool { return f.ICMPType == 8 && f.Src.String() == "203.0.113.50" && f.TTL == 63 })
+	w.away.JoinTunnels()
+	// Without its floating IP a machine's way is by the router's home again.
+	for _, svc := range all {
+		require.NoError(t, svc.DeleteFloatingIP(ctx, "fa"))
+	}
+	cap.Reset()
+	lab.Eventually(t, patience, "the outside by the router", reach(w.a, "203.0.113.1"))
+	cap.Wait(patience, func(f lab.Frame) bool { return f.ICMPType == 8 && f.Src.String() == "203.0.113.2" })
+	lab.Eventually(t, patience, "another's floating IP", reach(w.a, "203.0.113.51"))
+	require.Error(t, w.ext.Ping("203.0.113.50", 1))
+	// What cannot be is refused by name.
+	p := router.PortForward{ID: "p", RouterID: "r1", Protocol: "tcp", ExternalIP: netip.MustParseAddr("203.0.113.2"), ExternalPort: router.PortRange{First: 22},
+		InternalIP: netip.MustParseAddr("10.0.1.5"), InternalPort: router.PortRange{First: 22}}
+	require.ErrorIs(t, all[0].EnsurePortForward(ctx, p), vnet.ErrUnsupported)
+}
+
+// Several parts of a router in one batch are one bundle, and the same as one by
+// one. Planning writes nothing.
+func TestBatch(t *testing.T) {
+	s := newSite(t, 1)
+	ctx := t.Context()
+	sw := (&host{sw: s.sw[0], o: ovs.Options{Name: "h1", Database: s.sw[0].Endpoint, Control: s.sw[0].Vswitchd.Ctl, Netns: s.sw[0].Path}}).handle(t, vnet.Owner(s.l.Owner("b")))
+	defer sw.Close()
+	defer func() { require.NoError(t, sw.Cleanup(context.Background())) }()
+	service := func(t ovs.Target) *router.Service {
+		b, err := ovsrouter.New(t, nil)
+		if err != nil {
+			panic(err)
+		}
+		svc, err := router.New(b, nil)
+		if err != nil {
+			panic(err)
+		}
+		return svc
+	}
+	st := many(3)
+	batch, wrote := sw.Batch(), sw.Writes()
+	b := service(batch)
+	require.ErrorIs(t, b.EnsureFloatingIP(ctx, st.FloatingIPs[0]), vnet.ErrNotFound)
+	require.NoError(t, b.EnsureRouter(ctx, st.Routers[0]))
+	for _, f := range st.FloatingIPs {
+		require.NoError(t, b.EnsureFloatingIP(ctx, f))
+	}
+	require.ErrorIs(t, b.DeleteRouter(ctx, "r1"), vnet.ErrInUse)
+	p, err := b.Plan(ctx, st)
+	require.NoError(t, err)
+	require.Empty(t, p.Changes)
+	require.Len(t, batch.Changes().Changes, 4)
+	require.Equal(t, wrote, sw.Writes())
+	require.NoError(t, batch.Commit(ctx))
+	wrote = sw.Writes()
+	p, err = service(sw).Plan(ctx, st)
+	require.NoError(t, err)
+	require.Empty(t, p.Changes, p.String())
+	require.NoError(t, service(sw).Sync(ctx, st, vnet.SyncOptions{}))
+	require.Equal(t, wrote, sw.Writes())
+	// What somebody has changed is noticed, and made good.
+	s.sw[0].Ofctl("del-flows", sw.Bridge(), "table=46,ip,nw_dst=198.18.0.1")
+	p, err = service(sw).Plan(ctx, st)
+	require.NoError(t, err)
+	require.NotEmpty(t, p.Changes)
+	require.NoError(t, service(sw).Sync(ctx, st, vnet.SyncOptions{}))
+	require.Contains(t, s.sw[0].Ofctl("dump-flows", sw.Bridge(), "table=46"), "nw_dst=198.18.0.1")
+	p, err = service(sw).Plan(ctx, st)
+	require.NoError(t, err)
+	require.Empty(t, p.Changes, p.String())
 }
