@@ -33,6 +33,7 @@ type cloud struct {
 
 	was reach.World // what stands
 	m   *reach.Model
+	tally
 }
 
 // writer is what writes a share of the state: a host's, or all of it.
@@ -50,7 +51,7 @@ func clouds(t testing.TB, h Harness, owners int) (out []*cloud) {
 	l := lab.New(t)
 	e := &ear{seen: map[uint32][]sighting{}}
 	for i, s := range sites {
-		c := &cloud{Site: s, t: t, ctx: context.WithoutCancel(t.Context()), name: fmt.Sprintf("cloud %d", i), machines: map[string]*machine{}, ear: e}
+		c := &cloud{Site: s, t: t, ctx: context.WithoutCancel(t.Context()), name: fmt.Sprintf("cloud %d", i), machines: map[string]*machine{}, ear: e, tally: tally{left: map[string]int{}}}
 		for j, x := range s.Hosts {
 			f, err := overlay.New(x.Overlay, &overlay.Options{Plugger: x.Plugger})
 			require.NoError(t, err)
@@ -256,6 +257,13 @@ func (c *cloud) become(w reach.World) error {
 
 // plug gives every port its machine.
 func (c *cloud) plug(w reach.World) error {
+	for _, h := range c.Hosts {
+		if p, ok := h.Plugger.(overlay.Pruner); ok {
+			if err := p.Prune(c.ctx, w.Overlay.Ports); err != nil {
+				return err
+			}
+		}
+	}
 	for _, p := range w.Overlay.Ports {
 		for i, h := range c.Hosts {
 			if h.Name != p.Host {

@@ -11,6 +11,8 @@
 //   - streams: while Sync makes another world and this one again, what is
 //     forbidden at every moment never arrives, and what is allowed at every
 //     moment loses nothing.
+//   - same: worlds by number, the same on every platform, each made from the one
+//     before, for as long as packets are asked for ([Same]).
 //   - owners: two clouds with the same ids and addresses are on the same hosts;
 //     what happens to one, and its end, is nothing to the other.
 //
@@ -22,8 +24,9 @@
 // else that they send is made here, frame by frame. rapid shrinks what fails to
 // a small world, which is printed with the packet and the judge's reasons.
 //
-// What the platform does otherwise than a contract says is in [Limits], and not
-// looked at. Left to the subsystems' suites are metadata, frames that are not
+// What the platform does otherwise than a contract says is in [Limits] and in the
+// Features of its backends, and not looked at; how many packets were left out
+// for which limit is said at the end. On OVN only same runs. Left to the subsystems' suites are metadata, frames that are not
 // IP, fragments, and worlds that are changed object by object or by a process
 // that is killed.
 package whole

@@ -19,12 +19,13 @@ import (
 )
 
 var (
-	worlds  = flag.Int("whole.worlds", 0, "how many worlds are made")
-	packets = flag.Int("whole.packets", 0, "how many packets are drawn for each at most")
+	seed    = flag.Int("seed", 0, "of the first world that is the same on all platforms")
+	worlds  = flag.Int("worlds", 0, "how many worlds are made at least")
+	packets = flag.Int("packets", 0, "how many packets are compared at least, in worlds that are the same on all platforms")
 )
 
 func TestLinux(t *testing.T) {
-	whole.Run(t, whole.Harness{Worlds: *worlds, Packets: *packets, Make: func(t testing.TB, owners int) []whole.Site {
+	whole.Run(t, whole.Harness{Seed: *seed, Worlds: *worlds, Packets: *packets, Make: func(t testing.TB, owners int) []whole.Site {
 		l := lab.New(t)
 		hosts := l.Underlay("h1", "h2")
 		var out []whole.Site

@@ -16,7 +16,7 @@ func owners(t *testing.T, h Harness) {
 	two := clouds(t, h, 2)
 	limit(t, 1+h.Worlds/16, func(t *rapid.T, made func(int)) {
 		c := two[0]
-		same, other := c.draw(t, h.Packets), c.draw(t, h.Packets)
+		same, other := draw(t, c.want()), draw(t, c.want())
 		made(1)
 		c.ear.forget()
 		for _, step := range []struct {

@@ -27,7 +27,7 @@ import (
 func streams(t *testing.T, h Harness) {
 	c := clouds(t, h, 1)[0]
 	limit(t, 1+h.Worlds/4, func(t *rapid.T, made func(int)) {
-		a := c.draw(t, h.Packets)
+		a := draw(t, c.want())
 		b := graft(a.w, fit(reachtest.World(t, c.want())))
 		made(1)
 		c.ear.forget()

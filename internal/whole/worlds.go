@@ -17,10 +17,10 @@ type turn struct {
 	packets []reach.Packet
 }
 
-func (c *cloud) draw(t *rapid.T, packets int) turn {
-	x := turn{w: fit(reachtest.World(t, c.want()))}
+func draw(t *rapid.T, want reachtest.Want) turn {
+	x := turn{w: fit(reachtest.World(t, want))}
 	x.packets = everyWay(x.w)
-	for range rapid.IntRange(1, packets).Draw(t, "packets") {
+	for range rapid.IntRange(1, 12).Draw(t, "packets") {
 		x.packets = append(x.packets, reachtest.Packet(t, x.w))
 	}
 	return x
@@ -47,7 +47,7 @@ func worlds(t *testing.T, h Harness) {
 	limit(t, h.Worlds, func(t *rapid.T, made func(int)) {
 		var turns []turn
 		for range 1 + rapid.IntRange(0, 2).Draw(t, "worlds before") {
-			turns = append(turns, c.draw(t, h.Packets))
+			turns = append(turns, draw(t, c.want()))
 		}
 		made(len(turns))
 		c.ear.forget()
@@ -86,14 +86,19 @@ func (c *cloud) holds(packets []reach.Packet) error {
 	}
 	var probes, answers []*probe
 	for _, k := range packets {
-		probes = append(probes, c.probe(k))
+		if p := c.probe(k); c.looksAt(p) {
+			probes = append(probes, p)
+		}
 	}
 	if err := c.send(probes); err != nil {
 		return err
 	}
 	for _, p := range probes {
-		if c.answered(p) {
-			answers = append(answers, c.answer(p))
+		if !c.answered(p) {
+			continue
+		}
+		if a := c.answer(p); c.looksAt(a) {
+			answers = append(answers, a)
 		}
 	}
 	return c.send(answers)
