@@ -129,7 +129,9 @@ func BenchmarkBesideLinux(b *testing.B) {
 	}
 	for _, rate := range []int{500, 1000, 2000, 3000, 4000, 5000, 6000, 8000, 10_000, 12_000, 14_000} {
 		for _, c := range all {
-			c.out = c.out || !c.try(b, rate) && !c.try(b, rate)
+			for try := 0; !c.out && !c.try(b, rate); try++ {
+				c.out = try > 0 // what else the machine does may hit anybody once
+			}
 		}
 	}
 	for b.Loop() {

@@ -134,7 +134,12 @@ func (b *core) poke() {
 	}
 }
 
-const kindEndpoint = "endpoint"
+// The kinds of objects. Those of networks and routers say who uses them.
+const (
+	kindEndpoint = "endpoint"
+	kindNetwork  = "network"
+	kindRouter   = "router"
+)
 
 // record is what stands in the switch of an endpoint.
 type record struct {
@@ -201,10 +206,12 @@ func (b *Backend) do(ctx context.Context, f func(tx *ovs.Tx) error) error {
 // this host whatever host the router is on.
 func (b *Backend) EnsureEndpoint(ctx context.Context, e metadata.Endpoint) error {
 	return b.do(ctx, func(tx *ovs.Tx) error {
-		for _, o := range tx.List(kindEndpoint) {
-			if x := decode(o.Record).Endpoint; o.ID != e.ID && x.NetworkID == e.NetworkID && x.RouterID == e.RouterID {
-				return fmt.Errorf("%w: endpoint %q is there", vnet.ErrConflict, o.ID)
-			}
+		other := usersOf(tx, kindNetwork, e.NetworkID).Own
+		if e.RouterID != "" {
+			other = usersOf(tx, kindRouter, e.RouterID).Own
+		}
+		if other != "" && other != e.ID {
+			return fmt.Errorf("%w: endpoint %q is there", vnet.ErrConflict, other)
 		}
 		return b.put(tx, e)
 	})
@@ -308,8 +315,8 @@ func (b *Backend) put(tx *ovs.Tx, e metadata.Endpoint) error {
 			}
 		}
 		tx.Change(c)
-		b.release(tx, e.ID, was, r)
 	}
+	uses(tx, e.ID, was, r)
 	tx.After(func(context.Context) error {
 		b.mu.Lock()
 		b.endpoints[e.ID] = r
@@ -320,42 +327,63 @@ func (b *Backend) put(tx *ovs.Tx, e metadata.Endpoint) error {
 	return nil
 }
 
-// release gives up the numbers that an endpoint had and has no more, unless
-// another of the endpoints has them.
-func (b *Backend) release(tx *ovs.Tx, id string, was, now record) {
-	routers, networks := map[string]bool{}, map[string]bool{}
-	if r := was.Endpoint.RouterID; r != "" && r != now.Endpoint.RouterID {
-		routers[r] = true
+// users of a network or router are objects too, which the application does not
+// know of: as long as there is one its number is in use.
+type users struct {
+	Own    string   `json:"own,omitempty"`    // the endpoint at the network or router itself
+	Within []string `json:"within,omitempty"` // those in routers on the network, sorted
+}
+
+func usersOf(tx *ovs.Tx, kind, id string) (u users) {
+	if o, ok := tx.Get(kind, id); ok && json.Unmarshal(o.Record, &u) != nil {
+		return users{}
 	}
-	for n, name := range was.Networks {
-		if now.Networks[n] == "" {
-			networks[name] = true
-		}
-	}
-	if len(routers)+len(networks) == 0 {
+	return u
+}
+
+func (u users) keep(tx *ovs.Tx, kind, id string) {
+	if u.Own == "" && len(u.Within) == 0 {
+		tx.Drop(kind, id)
 		return
 	}
-	for _, o := range tx.List(kindEndpoint) {
-		if o.ID == id {
+	tx.Keep(kind, id, encode(u))
+}
+
+// uses writes that an endpoint uses what it has now, and not what it had.
+func uses(tx *ovs.Tx, id string, was, now record) {
+	if r := was.Endpoint.RouterID; r != "" && r != now.Endpoint.RouterID {
+		if u := usersOf(tx, kindRouter, r); u.Own == id {
+			users{}.keep(tx, kindRouter, r)
+		}
+	}
+	if r := now.Endpoint.RouterID; r != "" {
+		users{Own: id}.keep(tx, kindRouter, r)
+	}
+	for n, name := range was.Networks {
+		if now.Networks[n] == name && was.Endpoint.NetworkID == now.Endpoint.NetworkID {
 			continue
 		}
-		r := decode(o.Record)
-		delete(routers, r.Endpoint.RouterID)
-		for _, name := range r.Networks {
-			delete(networks, name)
+		u := usersOf(tx, kindNetwork, name)
+		if u.Own == id {
+			u.Own = ""
 		}
+		u.Within = slices.DeleteFunc(u.Within, func(x string) bool { return x == id })
+		u.keep(tx, kindNetwork, name)
 	}
-	for r := range routers {
-		tx.Release("router", r)
-	}
-	for n := range networks {
-		tx.Release("network", n)
+	for _, name := range now.Networks {
+		u := usersOf(tx, kindNetwork, name)
+		if now.Endpoint.NetworkID != "" {
+			u.Own = id
+		} else if i, ok := slices.BinarySearch(u.Within, id); !ok {
+			u.Within = slices.Insert(u.Within, i, id)
+		}
+		u.keep(tx, kindNetwork, name)
 	}
 }
 
 func (b *Backend) drop(tx *ovs.Tx, id string) {
 	if old, ok := tx.Get(kindEndpoint, id); ok {
-		b.release(tx, id, decode(old.Record), record{})
+		uses(tx, id, decode(old.Record), record{})
 	}
 	if tx.Drop(kindEndpoint, id) {
 		tx.Change(vnet.Change{Verb: vnet.Delete, Kind: kindEndpoint, ID: id, Impact: vnet.ImpactObject, Where: b.sw.Name()})
@@ -372,7 +400,7 @@ func (b *Backend) drop(tx *ovs.Tx, id string) {
 // attached are the networks that a router has an interface on, as the router's
 // record says; none while there is no router.
 func attached(tx *ovs.Tx, router string) ([]string, error) {
-	rec, ok := tx.Record(vnet.PartRouter, "router", router)
+	rec, ok := tx.Record(vnet.PartRouter, kindRouter, router)
 	if !ok {
 		return nil, tx.Err()
 	}

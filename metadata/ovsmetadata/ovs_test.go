@@ -303,3 +303,50 @@ func TestKernelDatapath(t *testing.T) {
 	}
 	t.Run("security groups", func(t *testing.T) { testSecurityGroups(t, "system") })
 }
+
+// Numbers are held as long as an endpoint serves, and no longer.
+func TestNumbers(t *testing.T) {
+	ctx := t.Context()
+	p := newSite(t).place(t)
+	b := p.backend(t, p.sw, p.host(t), nil)
+	require.NoError(t, p.sw.Submit(ctx, vnet.PartRouter, func(tx *ovs.Tx) error {
+		tx.Keep("router", "r", []byte(`{"id":"r","interfaces":[{"network_id":"a"},{"network_id":"b"}]}`))
+		return nil
+	}))
+	held := func() (out []string) {
+		for _, k := range [][2]string{{"network", "a"}, {"network", "b"}, {"network", "c"}, {"router", "r"}} {
+			if _, ok := p.sw.Number(k[0], k[1]); ok {
+				out = append(out, k[0]+" "+k[1])
+			}
+		}
+		return out
+	}
+	own := endpointOn("a", 1)
+	in := metadata.Endpoint{ID: "in", RouterID: "r"}
+	require.NoError(t, b.EnsureEndpoint(ctx, own))
+	require.NoError(t, b.EnsureEndpoint(ctx, in))
+	require.Equal(t, []string{"network a", "network b", "router r"}, held())
+	require.ErrorIs(t, b.EnsureEndpoint(ctx, metadata.Endpoint{ID: "more", RouterID: "r"}), vnet.ErrConflict)
+	own.NetworkID = "c"
+	require.NoError(t, b.EnsureEndpoint(ctx, own))
+	require.Equal(t, []string{"network a", "network b", "network c", "router r"}, held(), "the router has a still")
+	require.NoError(t, b.DeleteEndpoint(ctx, "in"))
+	require.Equal(t, []string{"network c"}, held())
+	two := endpointOn("a", 2)
+	two.ID = "two"
+	require.NoError(t, b.EnsureEndpoint(ctx, two))
+	// They change places in one Sync.
+	own.NetworkID, two.NetworkID = "a", "c"
+	st := metadata.State{Endpoints: []metadata.Endpoint{own, two}}.Canonical()
+	require.NoError(t, b.Sync(ctx, st, vnet.SyncOptions{}))
+	plan, err := b.Plan(ctx, st)
+	require.NoError(t, err)
+	require.Empty(t, plan.Changes)
+	before := p.sw.Writes()
+	for _, e := range st.Endpoints {
+		require.NoError(t, b.EnsureEndpoint(ctx, e))
+	}
+	require.Equal(t, before, p.sw.Writes())
+	require.NoError(t, b.Sync(ctx, metadata.State{}, vnet.SyncOptions{}))
+	require.Empty(t, held())
+}
