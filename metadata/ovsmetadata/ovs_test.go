@@ -233,12 +233,10 @@ func TestAnswersGoToThePort(t *testing.T) {
 
 // A port with security groups is given metadata by what its rules let out, and
 // hears nothing of it by itself.
-func TestSecurityGroups(t *testing.T) { testSecurityGroups(t, "netdev") }
-
-func testSecurityGroups(t *testing.T, datapath string) {
+func TestSecurityGroups(t *testing.T) {
 	lab.Need(t, "curl")
 	ctx := t.Context()
-	p := newSiteOn(t, datapath).place(t)
+	p := newSite(t).place(t)
 	svc, _ := serve(t, p.backend(t, p.sw, p.host(t), table("a")))
 	p.network(t, "a")
 	require.NoError(t, svc.EnsureEndpoint(ctx, endpointOn("a", 1)))
@@ -260,7 +258,7 @@ func testSecurityGroups(t *testing.T, datapath string) {
 	require.Empty(t, hostname(vm), "no rule lets it out")
 	require.NoError(t, groups.EnsureGroup(ctx, secgroup.Group{ID: "g", Rules: []secgroup.Rule{rule}}))
 	lab.Eventually(t, patience, "an answer", func() bool { return hostname(vm) == says("a") })
-	for range map[string]int{"netdev": 20, "system": 2}[datapath] { // of connections that were, and are, nothing is in the way
+	for range 20 { // of connections that were, and are, nothing is in the way
 		require.Equal(t, says("a"), hostname(vm))
 	}
 	// A source that is not its own.
@@ -271,7 +269,8 @@ func testSecurityGroups(t *testing.T, datapath string) {
 	lab.Eventually(t, patience, "silence", func() bool { return hostname(vm) == "" })
 }
 
-// The kernel's datapath, in the guest: all three addresses, of tenants alike.
+// The kernel's datapath, in the guest: all three addresses, of tenants alike,
+// one of whom has security groups.
 func TestKernelDatapath(t *testing.T) {
 	if lab.RanInGuest(t, "openvswitch") {
 		return
@@ -281,11 +280,26 @@ func TestKernelDatapath(t *testing.T) {
 	p := newSiteOn(t, "system").place(t)
 	who := table("a", "b")
 	svc, _ := serve(t, p.backend(t, p.sw, p.host(t), who))
+	sb, err := ovssecgroup.New(p.sw, nil)
+	require.NoError(t, err)
+	groups, err := secgroup.New(sb, nil)
+	require.NoError(t, err)
+	require.NoError(t, groups.EnsureGroup(ctx, secgroup.Group{ID: "g", Rules: []secgroup.Rule{
+		{ID: "four", Direction: secgroup.Egress, Ethertype: secgroup.IPv4}, {ID: "six", Direction: secgroup.Egress, Ethertype: secgroup.IPv6}}}))
 	vms := map[string]*lab.NS{}
 	for i, name := range []string{"a", "b"} {
 		p.network(t, name)
 		require.NoError(t, svc.EnsureEndpoint(ctx, endpointOn(name, byte(i))))
-		vm := p.machine(t, name, byte(i))
+		mac := vnet.MAC{2, 0xcc, 0, 0, 0, byte(i)}
+		port := overlay.Port{ID: "vm-" + name, NetworkID: name, MAC: mac, Filtered: name == "b",
+			FixedIPs: []netip.Addr{netip.MustParseAddr("10.0.0.5"), netip.MustParseAddr("2001:db8::5")}}
+		if port.Filtered {
+			require.NoError(t, groups.EnsurePort(ctx, secgroup.Port{ID: port.ID, NetworkID: name, MAC: mac, FixedIPs: port.FixedIPs, Groups: []string{"g"}}))
+		}
+		vm := p.l.NS("vm-" + name)
+		p.plugPort(t, port, vm.Path, "eth0")
+		vm.Configure("eth0", []string{"10.0.0.5/24"})
+		vm.Route("169.254.169.254/32", "10.0.0.2")
 		vm.IP("route", "add", "fd00:ec2::254/128", "dev", "eth0")
 		vm.IP("addr", "add", "2001:db8::5/64", "dev", "eth0", "nodad")
 		who.Put(metadata.NewAsker("", name, netip.MustParseAddr("2001:db8::5")), metadatatest.Instance(name))
@@ -301,7 +315,6 @@ func TestKernelDatapath(t *testing.T) {
 			})
 		}
 	}
-	t.Run("security groups", func(t *testing.T) { testSecurityGroups(t, "system") })
 }
 
 // Numbers are held as long as an endpoint serves, and no longer.
