@@ -248,6 +248,11 @@ func (b *Backend) all(tx *ovs.Tx, s secgroup.State, o *vnet.SyncOptions) error {
 	for _, c := range plan.Changes {
 		b.tell(tx, c)
 	}
+	for _, g := range s.Groups { // what cannot be drawn is refused by Plan too
+		if _, err := groupFlows(g, 1, func(string) uint32 { return 1 }); err != nil {
+			return err
+		}
+	}
 	if o == nil {
 		return nil
 	}

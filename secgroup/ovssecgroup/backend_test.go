@@ -417,3 +417,21 @@ func TestExplain(t *testing.T) {
 	require.Contains(t, x.String(), "default/ingress-ipv4")
 	require.Contains(t, x.String(), "conjunction(2,2/2)")
 }
+
+// TestUnsupported: what OpenFlow has no field for is refused by name.
+func TestUnsupported(t *testing.T) {
+	ctx := context.Background()
+	m := machines(t, 1, "netdev")[0]
+	b := m.backend(t)
+	before := m.writes()
+	g := secgroup.Group{ID: "lite", Rules: []secgroup.Rule{rule("r", "udplite", 5)}}
+	for _, err := range []error{
+		b.EnsureGroup(ctx, g),
+		b.Sync(ctx, secgroup.State{Groups: []secgroup.Group{g}}, vnet.SyncOptions{}),
+		func() error { _, err := b.Plan(ctx, secgroup.State{Groups: []secgroup.Group{g}}); return err }(),
+	} {
+		require.ErrorIs(t, err, vnet.ErrUnsupported)
+		require.ErrorContains(t, err, "udplite 5")
+	}
+	require.Equal(t, before, m.writes())
+}
