@@ -15,7 +15,6 @@ import (
 type applier struct {
 	s    *subsystems
 	host string
-	m    *metrics
 
 	// plugged are the attachments that this process has made or found so, and
 	// what a process before it has (see remember).
