@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -148,4 +149,18 @@ func testPort(n int, host string, groups ...string) secgroup.Port {
 	return secgroup.Port{ID: fmt.Sprintf("port-%06d", n), NetworkID: "net", MAC: [6]byte{2, 0x5e, 1, byte(n >> 16), byte(n >> 8), byte(n)},
 		FixedIPs: []netip.Addr{netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}), netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 13: byte(n >> 16), 14: byte(n >> 8), 15: byte(n)})},
 		Groups:   groups, Host: host}.Canonical()
+}
+
+// TestGuestKernelDatapath runs the packets of the suite on the kernel's data path.
+func TestGuestKernelDatapath(t *testing.T) {
+	if lab.RanInGuest(t, "openvswitch") {
+		return
+	}
+	h := harness("system")
+	h.Slow = true
+	// An emulated processor is slow.
+	h.Only = func(name string) bool {
+		return slices.Contains([]string{"rule remote group of another host in, IPv6", "related errors", "stateless beside stateful", "rule removed", "member left a remote group"}, name)
+	}
+	secgrouptest.RunPackets(t, h)
 }
