@@ -55,6 +55,11 @@ type Limits struct {
 	// OwnAddressesOnly: a port with port security receives only what is for its
 	// own addresses.
 	OwnAddressesOnly bool
+	// Turns: a packet is looked up seven times at most on its way through a host
+	// (MAX_RECIRC_DEPTH of Open vSwitch's userspace data path). What a router
+	// answers to who asks by way of another router there, which translates, takes
+	// more.
+	Turns bool
 	// SYNOnce: TCP that must not arrive is sent once. This is about a program that
 	// tests run on, not about contracts: the connection tracking of ovs-vswitchd
 	// 3.1.0's own data path ends it with an assertion (lib/conntrack.c:1063) when

@@ -63,6 +63,8 @@ func (c *cloud) about(p *probe) string {
 		return string(router.LimitSilentPorts)
 	case c.limited(router.LimitPicksUp) && p.k.Middle && p.passes("router "):
 		return string(router.LimitPicksUp)
+	case c.Limits.Turns && first && p.routed && p.k.Dst.Is4() && p.v.OK() && p.v.Arrivals[0].Kind == "router":
+		return "turns"
 	case c.Limits.TrackedAll && p.k.Middle && p.v.OK():
 		return "tracked-all"
 	case c.Limits.OwnAddressesOnly && p.v.OK() && p.v.Arrivals[0].Foreign:
@@ -82,4 +84,9 @@ func (c *cloud) forwarded(p *probe) bool {
 // passes reports whether a word is in the way that p takes.
 func (p *probe) passes(word string) bool {
 	return slices.ContainsFunc(p.v.Walk, func(s reach.Step) bool { return strings.Contains(s.Object, word) || strings.Contains(s.Text, word) })
+}
+
+// passedOn reports whether a router has passed p on.
+func (p *probe) passedOn() bool {
+	return slices.ContainsFunc(p.v.Walk, func(s reach.Step) bool { return s.Stage == "router" })
 }

@@ -82,7 +82,7 @@ func (c *cloud) probe(k reach.Packet) *probe {
 		k.Src = src
 	}
 	p.k, p.v = k, c.m.Send(k)
-	p.routed = p.passes("router ")
+	p.routed = p.passedOn()
 	p.hairpin = !p.from.station() && p.passes("floating IP ")
 	p.frame = lab.Frame{SrcMAC: k.SrcMAC, Src: k.Src, Dst: k.Dst, Proto: k.Proto, SrcPort: k.SrcPort, DstPort: k.DstPort, Flags: lab.SYN, Seq: 1000,
 		ICMPType: k.ICMPType, ICMPCode: k.ICMPCode, ICMPID: uint16(p.tag), ICMPSeq: 1, TTL: k.TTL, Payload: payload(p.tag)}
@@ -129,11 +129,14 @@ func (c *cloud) answered(p *probe) bool {
 		return false
 	}
 	from, to := byID(c.was.Overlay.Ports, p.k.From, portID), byID(c.was.Overlay.Ports, p.want.ID, portID)
-	if c.Limits.Shortcuts && from != nil && to != nil && from.NetworkID == to.NetworkID && p.seen.Src == p.k.Src && p.seen.SrcMAC != p.frame.SrcMAC {
+	if _, src, err := c.m.Route(p.k.From, p.k.Dst); err != nil || src != p.k.Src || !p.k.SrcMAC.IsZero() {
 		return false
 	}
-	_, src, err := c.m.Route(p.k.From, p.k.Dst)
-	return err == nil && src == p.k.Src && p.k.SrcMAC.IsZero()
+	if c.Limits.Shortcuts && from != nil && to != nil && from.NetworkID == to.NetworkID && p.seen.Src == p.k.Src && p.seen.SrcMAC != p.frame.SrcMAC {
+		c.left["shortcuts"]++
+		return false
+	}
+	return true
 }
 
 // answer is what the machine that p came to says to whom it seems to come
@@ -165,7 +168,7 @@ func (c *cloud) answer(p *probe) *probe {
 			r.frame.ICMPType = 129
 		}
 	}
-	r.routed = p.routed || r.passes("router ")
+	r.routed = p.routed || r.passedOn()
 	if r.v.OK() && r.v.Arrivals[0].Kind != "router" {
 		r.want = &r.v.Arrivals[0]
 		r.want.AnySrcPort = false // whoever asked hears from whom it asked
