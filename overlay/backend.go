@@ -49,6 +49,9 @@ type Features struct {
 	// DropsUnknown: frames to MACs that no port of the network has go to none of
 	// its ports, not even on the sender's host; on a physical network they go out.
 	DropsUnknown bool
+	// AsksHolder: neighbour solicitations for addresses of other hosts' ports are
+	// not answered on the host but go, in one copy, to the port that has the address.
+	AsksHolder bool
 }
 
 // RemoteBackend is implemented by backends that run per host and must be

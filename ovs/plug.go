@@ -281,12 +281,15 @@ func (s *Switch) Unplug(ctx context.Context, part vnet.Part, portID string) erro
 	return s.rt.DelLink(m.device())
 }
 
-// made reports whether a device bears the sign of one that Plug made.
+// made reports whether a device bears the sign of one that Plug made, or none
+// yet: its name is one that only this owner computes.
 func (s *Switch) made(l rtnl.Link, part vnet.Part, portID string) bool {
-	return l.Alias == s.alias(part, vif.Veth, portID) || l.Alias == s.alias(part, vif.Tap, portID)
+	return l.Alias == "" || l.Alias == s.alias(part, vif.Veth, portID) || l.Alias == s.alias(part, vif.Tap, portID)
 }
 
-// Plugged returns the devices that this owner has plugged, by part and port.
+// Plugged returns the devices that this owner has plugged, by part and port;
+// also those that are not in the switch (Number 0), because a process was killed
+// while it plugged or unplugged them.
 func (s *Switch) Plugged(ctx context.Context) ([]Plugged, error) {
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
@@ -294,7 +297,19 @@ func (s *Switch) Plugged(ctx context.Context) ([]Plugged, error) {
 	if err != nil {
 		return nil, err
 	}
-	return pluggedIn(st), nil
+	out := pluggedIn(st)
+	links, err := s.rt.Links()
+	for _, l := range links {
+		f := strings.SplitN(l.Alias, ":", 5)
+		if len(f) != 5 || f[0] != "vnet" || f[1] != string(s.owner) || f[3] != vif.Veth && f[3] != vif.Tap {
+			continue
+		}
+		m := s.portMark(vnet.Part(f[2]), f[4])
+		if l.Name == m.device() && st.Row("Interface", m.uuid("Interface")) == nil {
+			out = append(out, Plugged{Part: m.part, PortID: m.id, Kind: f[3], Device: l.Name})
+		}
+	}
+	return out, err
 }
 
 func pluggedIn(st *ovsdb.State) []Plugged {

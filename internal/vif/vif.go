@@ -47,6 +47,14 @@ func Make(ns *netns.NS, rt *rtnl.Conn, s Spec) (made bool, err error) {
 		}
 		return false, errors.Join(apart(ns, s.Name), rt.SetUp(s.Name))
 	}
+	if there && l.Alias == "" && (l.Kind == "veth" || l.Kind == "tun") {
+		// Made, and we were killed before it was signed: only this owner computes
+		// its name. How much else of it had been done nobody knows.
+		if err := rt.DelLink(s.Name); err != nil {
+			return false, err
+		}
+		there = false
+	}
 	if there {
 		if l.Alias != s.Alias {
 			return false, fmt.Errorf("device %s is %q: %w", s.Name, l.Alias, vnet.ErrConflict)

@@ -1,25 +1,3 @@
-// Package ovsoverlay makes networks and ports of one host on Open vSwitch,
-// through [ovs.Target].
-//
-// A network is a number in a register, and in conntrack a zone; it has no
-// device and no local VLAN. Flat and VLAN networks come and go by one patch
-// port for each physical network, where flows push and pop the tag; VXLAN and
-// Geneve by one tunnel port for each encapsulation, where flows say the
-// network id and the other end. Nothing is learnt: frames go to the ports that
-// this host has and has been told of (overlay.RemotePort), and on physical
-// networks else to the wire; to MACs that nobody has they go nowhere. ARP and
-// neighbour solicitations of this host's ports for known addresses are
-// answered in place.
-//
-// What is sent to a group goes to every port of this host, each judged by
-// itself (table 70), and off the host: to the wire, or a copy to each other
-// host with ports of the network, as the network's Flooding says. In one
-// network some 800 ports of one host get such frames; Open vSwitch gives a
-// frame up that would be handed on more than 4096 times.
-//
-// Flows of 64 ports' floods are one object, so a port costs the same whatever
-// there is besides. Records of all objects are in the switch. An address that
-// several ports have is answered for the last that got it.
 package ovsoverlay
 
 import (
@@ -93,7 +71,7 @@ func New(t ovs.Target, o *Options) (*Backend, error) {
 func (b *Backend) Features(context.Context) overlay.Features {
 	f := overlay.Features{
 		Segments: map[overlay.SegmentType]bool{overlay.Local: true, overlay.Flat: true, overlay.VLAN: true, overlay.VXLAN: true, overlay.Geneve: true},
-		Missing:  map[overlay.SegmentType]string{}, DropsUnknown: true,
+		Missing:  map[overlay.SegmentType]string{}, DropsUnknown: true, AsksHolder: !b.s.Userspace(),
 		Flooding: overlay.Flooding{Broadcast: true, NoMulticast: true},
 	}
 	if !b.s.Options().TunnelIP.IsValid() {
@@ -160,7 +138,7 @@ func (b *Backend) submit(ctx context.Context, f func(tx *ovs.Tx) error) error {
 
 // placed says where a network is in the pipeline.
 func placed(tx *ovs.Tx, n overlay.Network) place {
-	p := place{n: n, number: tx.NetworkNumber(n.ID)}
+	p := place{n: n, number: tx.NetworkNumber(n.ID), advertises: tx.Switch().Userspace()}
 	switch t := n.Segment.Type; {
 	case t == overlay.VXLAN:
 		p.tunnel = tx.Tunnel(ovs.VXLAN)

@@ -3,6 +3,7 @@ package ovsoverlay_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,16 +21,28 @@ import (
 // site is hosts with Open vSwitch that all cases of a test use, each with an
 // owner of its own.
 type site struct {
-	l  *lab.Lab
-	sw []*lab.Switch
-	n  int
+	l        *lab.Lab
+	sw       []*lab.Switch
+	datapath string
+	n        int
+	last     []*host // of the case at work
 }
 
-func newSite(t *testing.T, hosts int) *site {
-	s := &site{l: lab.New(t)}
+// settle waits until packets meet the flows that stand.
+func (s *site) settle(t testing.TB) {
+	t.Helper()
+	for _, h := range s.last {
+		if h.sw.Vswitchd.Running() {
+			require.NoError(t, h.open[0].Settle(context.Background()))
+		}
+	}
+}
+
+func newSite(t *testing.T, hosts int, datapath string) *site {
+	s := &site{l: lab.New(t), datapath: datapath}
 	var o []lab.SwitchOptions
 	for i := range hosts {
-		o = append(o, lab.SwitchOptions{Name: fmt.Sprintf("h%d", i+1), Physical: []string{"ex"}})
+		o = append(o, lab.SwitchOptions{Name: fmt.Sprintf("h%d", i+1), Physical: []string{"ex"}, Datapath: datapath})
 	}
 	s.sw = s.l.Switches(o...)
 	return s
@@ -75,7 +88,7 @@ func (s *site) hosts(t testing.TB, n int) (out []*host) {
 	s.n++
 	owner := vnet.Owner(s.l.Owner(fmt.Sprintf("o%d", s.n)))
 	for _, sw := range s.sw[:n] {
-		h := &host{sw: sw, owner: owner, o: ovs.Options{Name: sw.Short, Database: sw.Endpoint, Control: sw.Vswitchd.Ctl, Netns: sw.Path,
+		h := &host{sw: sw, owner: owner, o: ovs.Options{Name: sw.Short, Database: sw.Endpoint, Control: sw.Vswitchd.Ctl, Netns: sw.Path, DatapathType: s.datapath,
 			TunnelIP: sw.EncapIP, PhysicalNetworks: map[string]string{"physnet": sw.Mappings["ex"]}}}
 		t.Cleanup(func() {
 			if err := h.handle(t).Cleanup(context.Background()); err != nil {
@@ -87,6 +100,7 @@ func (s *site) hosts(t testing.TB, n int) (out []*host) {
 		})
 		out = append(out, h)
 	}
+	s.last = out
 	return out
 }
 
@@ -101,7 +115,7 @@ func (s *site) harness() overlaytest.Harness {
 			})
 		}
 		return out
-	}, Settle: func(t testing.TB) {}}
+	}, Settle: func(t testing.TB) { s.settle(t) }}
 }
 
 // underlay records what crosses the host's tunnels.
@@ -109,7 +123,9 @@ func (h *host) underlay(testing.TB) func() [][]byte {
 	c := h.sw.CaptureBoth("tun0")
 	return func() (out [][]byte) {
 		for _, f := range c.Frames() {
-			out = append(out, f.Bytes())
+			if f.Proto != lab.ICMP { // a host's own stack hears of tunnels too, before br-phy knows who is where, and complains
+				out = append(out, f.Bytes())
+			}
 		}
 		return out
 	}
@@ -126,7 +142,7 @@ func (h *host) foreign(t testing.TB) func(testing.TB) {
 	require.NoError(t, err)
 	require.NoError(t, f.EnsureNetwork(t.Context(), overlay.Network{ID: "blue", Segment: overlay.Segment{Type: overlay.Local}}))
 	require.NoError(t, f.EnsurePort(t.Context(), overlay.Port{ID: "blue-0", NetworkID: "blue", MAC: vnet.MAC{2, 5: 9}}))
-	h.sw.Vsctl("--may-exist", "add-br", "br-else", "--", "set", "Bridge", "br-else", "datapath_type=netdev")
+	h.sw.Vsctl("--may-exist", "add-br", "br-else", "--", "set", "Bridge", "br-else", "datapath_type="+h.o.DatapathType)
 	ours := h.open[0].Bridge()
 	h.sw.Ofctl("add-flow", ours, "table=60,priority=7,reg1=0x3ffe,actions=drop")
 	look := func(t testing.TB) (out string) {
@@ -154,4 +170,17 @@ func (h *host) foreign(t testing.TB) func(testing.TB) {
 	return func(t testing.TB) { require.Equal(t, before, look(t)) }
 }
 
-func TestConformance(t *testing.T) { overlaytest.Run(t, newSite(t, 3).harness()) }
+func TestConformance(t *testing.T) { overlaytest.Run(t, newSite(t, 3, "netdev").harness()) }
+
+// The same with the kernel's datapath, which is in the guest.
+func TestGuestConformance(t *testing.T) {
+	if lab.RanInGuest(t, "openvswitch") {
+		return
+	}
+	h := newSite(t, 2, "system").harness()
+	// An emulated processor is slow.
+	h.Only = func(ring, name string) bool {
+		return ring == "packets" && slices.Contains([]string{"MTU", "born closed", "traffic flows on", "VLAN network"}, name)
+	}
+	overlaytest.Run(t, h)
+}

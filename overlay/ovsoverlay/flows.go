@@ -20,6 +20,8 @@ type place struct {
 	number uint16
 	tunnel uint16 // OpenFlow port, of tunnelled networks
 	patch  uint16 // OpenFlow port, of physical ones; 0: this host is not on it
+	// advertises: the datapath can make an advertisement of a solicitation.
+	advertises bool
 }
 
 const (
@@ -27,6 +29,7 @@ const (
 	prioOwn       = 110 // what a port asks about itself is no question to us
 	prioKnown     = 100
 	prioRemote    = 90
+	prioReserved  = 51
 	prioSpread    = 50
 	prioUnknown   = 10
 	regChunk      = 15 // which of a network's ports to flood to
@@ -72,9 +75,26 @@ func networkFlows(p place) []of.Flow {
 		}
 	}
 	if p.patch != 0 {
-		out = append(out, of.Flow{Table: pipeline.L2, Priority: prioUnknown, Match: of.Any(net(p.number), flags(0, pipeline.FromWire)), Actions: p.toWire()})
+		out = append(out, of.Flow{Table: pipeline.L2, Priority: prioUnknown, Match: of.Any(append(p.wired(), flags(0, pipeline.FromWire))...), Actions: p.toWire()})
 	}
-	return append(out, of.Flow{Table: pipeline.L2, Priority: prioSpread, Match: of.Any(net(p.number), group()), Actions: []of.Action{of.Goto(pipeline.Flood)}})
+	return append(out,
+		of.Flow{Table: pipeline.L2, Priority: prioSpread, Match: of.Any(net(p.number), group()), Actions: []of.Action{of.Goto(pipeline.Flood)}},
+		of.Flow{Table: pipeline.L2, Priority: prioReserved, Match: of.Any(net(p.number), reserved())})
+}
+
+// reserved is the condition that a frame is for the next bridge only, such as
+// of the spanning tree protocol (IEEE 802.1Q, 8.6.3).
+func reserved() of.Cond {
+	return of.EthDst.MACMasked([6]byte{1, 0x80, 0xc2}, [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xf0})
+}
+
+// wired are the conditions on frames that may go to the wire: a tag that a
+// machine puts on would on a flat network lead into another one.
+func (p place) wired() []of.Cond {
+	if p.n.Segment.Type == overlay.Flat {
+		return []of.Cond{net(p.number), of.Untagged()}
+	}
+	return []of.Cond{net(p.number)}
 }
 
 // group is the condition that a frame is to more than one (IEEE 802, the I/G bit).
@@ -114,7 +134,7 @@ func spreadFlows(p place, s spread) []of.Flow {
 	}
 	out := []of.Flow{{Table: pipeline.Flood, Priority: 1, Match: of.Any(net(p.number)), Actions: append(local, of.Goto(pipeline.Flood+1))}}
 	off := func(prio uint16, actions []of.Action, more ...of.Cond) {
-		m := of.Any(append(more, net(p.number), flags(0, pipeline.FromTunnel|pipeline.FromWire))...)
+		m := of.Any(append(append(more, p.wired()...), flags(0, pipeline.FromTunnel|pipeline.FromWire))...)
 		out = append(out, of.Flow{Table: pipeline.Flood + 1, Priority: prio, Match: m, Actions: actions})
 	}
 	switch t := p.n.Segment.Type; {
@@ -190,9 +210,10 @@ func portFlows(p place, x overlay.Port, number uint16) []of.Flow {
 			Actions: append(out(number, x.Filtered), of.Goto(pipeline.ToPort))},
 	}
 	for _, a := range x.FixedIPs {
-		own := of.ARP(net(p.number), of.EthSrc.MAC(mac(x.MAC)), of.ARPTPA.Addr(a))
+		from := of.Reg(pipeline.RegIn).Is(uint64(number))
+		own := of.ARP(from, of.ARPTPA.Addr(a))
 		if a.Is6() {
-			own = of.ICMP6(net(p.number), of.EthSrc.MAC(mac(x.MAC)), of.ICMPv6Type.Is(solicitation), of.NDTarget.Addr(a))
+			own = of.ICMP6(from, of.ICMPv6Type.Is(solicitation), of.NDTarget.Addr(a))
 		}
 		flows = append(flows, of.Flow{Table: pipeline.Responder, Priority: prioOwn, Match: own, Actions: []of.Action{of.Goto(pipeline.RouterLocal)}})
 	}
@@ -228,8 +249,16 @@ func answers(p place, a netip.Addr, m vnet.MAC) []of.Flow {
 				Actions: []of.Action{of.Set(of.EthDst.MAC(mac(m))), setFlags(pipeline.Resolved, 0)}},
 		}
 	}
+	known := of.Flow{Table: pipeline.Neighbours, Priority: prioKnown, Match: of.Any(net(p.number), flags(0, pipeline.Hop4), of.XXReg(2).Addr(a)),
+		Actions: []of.Action{of.Set(of.EthDst.MAC(mac(m))), setFlags(pipeline.Resolved, 0)}}
 	asks := of.ICMP6(net(p.number), asked, of.ICMPv6Type.Is(solicitation), of.ICMPv6Code.Is(0), of.NDTarget.Addr(a), group())
-	return []of.Flow{
+	// Machines know routers by their link-local addresses, and forget one whose
+	// advertisement does not say that it is one (RFC 4861, 7.2.5).
+	if !p.advertises || a.IsLinkLocalUnicast() { // who has it is asked, and nobody else
+		return []of.Flow{known, {Table: pipeline.Responder, Priority: prioKnown, Match: asks,
+			Actions: []of.Action{of.Set(of.EthDst.MAC(mac(m))), of.Goto(pipeline.RouterLocal)}}}
+	}
+	return []of.Flow{known,
 		// One who looks whether an address is free has none of its own (RFC 4862, 5.4):
 		// who has it answers for itself.
 		{Table: pipeline.Responder, Priority: prioKnown + 1, Match: asks.With(of.IPv6Src.Addr(netip.IPv6Unspecified())), Actions: []of.Action{of.Goto(pipeline.RouterLocal)}},
@@ -241,8 +270,6 @@ func answers(p place, a netip.Addr, m vnet.MAC) []of.Flow {
 		// Only what is an advertisement may get the option of one.
 		{Table: pipeline.Answer, Priority: prioKnown, Match: of.ICMP6(net(p.number), of.ICMPv6Type.Is(advertisement), of.ICMPv6Code.Is(0), of.NDTarget.Addr(a)),
 			Actions: []of.Action{of.Set(of.NDTLL.MAC(mac(m))), back}},
-		{Table: pipeline.Neighbours, Priority: prioKnown, Match: of.Any(net(p.number), flags(0, pipeline.Hop4), of.XXReg(2).Addr(a)),
-			Actions: []of.Action{of.Set(of.EthDst.MAC(mac(m))), setFlags(pipeline.Resolved, 0)}},
 	}
 }
 
