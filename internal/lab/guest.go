@@ -20,7 +20,7 @@ const guestEnv = "VNET_GUEST"
 
 // guestTimeout bounds one guest from power on to off. The processor is
 // emulated in software: a boot takes 5 to 15 seconds.
-const guestTimeout = 4 * time.Minute
+const guestTimeout = 8 * time.Minute
 
 // RanInGuest reports whether the test has been run elsewhere: where the
 // kernel lacks the named module ("8021q", "nf_conntrack_bridge"), the same
@@ -45,7 +45,7 @@ func RanInGuest(t *testing.T, module string) bool {
 	if os.Getenv(guestEnv) != "" {
 		t.Fatalf("lab: module %s cannot be loaded in the guest: %v", module, err)
 	}
-	out, err := runGuest("-test.run=^"+regexp.QuoteMeta(t.Name())+"$", "-test.v", "-test.timeout="+(guestTimeout/2).String())
+	out, err := runGuest("-test.run=^"+regexp.QuoteMeta(t.Name())+"$", "-test.v", "-test.timeout="+(guestTimeout-time.Minute).String())
 	if err != nil {
 		t.Fatalf("lab: guest: %v\n%s", err, out)
 	}
