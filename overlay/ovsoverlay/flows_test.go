@@ -108,3 +108,26 @@ func TestFlows(t *testing.T) {
 		})
 	}
 }
+
+// What a list of hosts for a flood has room for is what doc.go says.
+func TestFloodHosts(t *testing.T) {
+	for first, fit := range map[string]int{"100.127.0.1": 2000, "2001:db8:aaaa:bbbb:cccc:dddd:eeee:1": 1300} {
+		all := func(n int) spread {
+			s := spread{Endpoints: map[netip.Addr]int{}}
+			for a := netip.MustParseAddr(first); len(s.Endpoints) < n; a = a.Next() {
+				s.Endpoints[a] = 1
+			}
+			return s
+		}
+		p := place{n: overlay.Network{ID: "n", Segment: overlay.Segment{Type: overlay.VXLAN, ID: 100}}, number: 7, tunnel: 40000}
+		for _, f := range spreadFlows(p, all(fit)) {
+			require.NoError(t, f.Validate())
+		}
+		require.Less(t, len(encode(all(fit))), 60_000, "the record has room too")
+		refused := false
+		for _, f := range spreadFlows(p, all(fit+1000)) {
+			refused = refused || f.Validate() != nil
+		}
+		require.True(t, refused || len(encode(all(fit+1000))) > 60_000)
+	}
+}
