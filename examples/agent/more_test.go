@@ -402,7 +402,7 @@ func TestOneIsNotAll(t *testing.T) {
 
 // Killed at any point between one state and another, the agent finishes when it
 // is started again; what both states allow flows on all the while.
-func TestKilledAnywhere(t *testing.T) { testKilledAnywhere(t, topology.Linux) }
+func TestKilledAnywhere(t *testing.T) { onEach(t, testKilledAnywhere) }
 
 func testKilledAnywhere(t *testing.T, backend string) {
 	s := newSite(t, backend)
