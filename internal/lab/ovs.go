@@ -107,6 +107,9 @@ func (d *Daemon) launch() {
 	if d.Running() {
 		d.ns.l.t.Fatalf("lab: %s runs already", d.Name)
 	}
+	if d.args[0] == "ovs-vswitchd" {
+		awaitUptime()
+	}
 	cmd := exec.Command(d.args[0], d.args[1:]...)
 	cmd.Env = d.env
 	cmd.Dir = filepath.Dir(d.Log)
@@ -129,6 +132,18 @@ func (d *Daemon) launch() {
 		d.Ctl = filepath.Join(cmd.Dir, fmt.Sprintf("ovn-controller.%d.ctl", cmd.Process.Pid))
 	}
 	d.cmd, d.ended, d.wanted, d.stopped = cmd, ended, true, false
+}
+
+// awaitUptime waits until the machine has been up for ten seconds, which a
+// guest may not have been. An ovs-vswitchd of Open vSwitch before 3.2 that is
+// started earlier counts no processors (openvswitch commit b354cee2e0a7), sets
+// up no socket for what the kernel's datapath asks it, and never mends that: no
+// packet passes.
+func awaitUptime() {
+	var up unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &up) == nil {
+		time.Sleep(10*time.Second + 100*time.Millisecond - time.Duration(up.Nano()))
+	}
 }
 
 // Running reports whether the process exists; a paused one does.
