@@ -18,6 +18,9 @@ func (s *Switch) Cleanup(ctx context.Context) error {
 	defer cancel()
 	s.writing.Lock()
 	defer s.writing.Unlock()
+	s.mu.Lock()
+	s.gone = true
+	s.mu.Unlock()
 	_, err := s.db.Commit(ctx, func(x *ovsdb.Tx) error {
 		var errs []error
 		for _, table := range []string{"Interface", "Port", "Bridge"} {
@@ -51,4 +54,10 @@ func (s *Switch) Cleanup(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (s *Switch) cleaned() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.gone
 }

@@ -3,6 +3,7 @@ package ovs
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -64,13 +65,23 @@ type Switch struct {
 	writes  atomic.Uint64
 	metrics metrics
 
-	mu     sync.Mutex
-	conn   *of.Conn // nil while there is none
-	news   chan struct{}
-	lost   error
-	since  time.Time
-	known  bool // base flows have been written to this switch before
-	events map[chan vnet.Event]struct{}
+	mu       sync.Mutex
+	conn     *of.Conn // nil while there is none
+	news     chan struct{}
+	lost     error
+	since    time.Time
+	life     string                // of the switch, as its base record says; "": not yet seen
+	restarts uint64                // lives seen to end
+	wrote    map[vnet.Part]written // what parts did through this handle
+	watchers map[chan struct{}]struct{}
+	gone     bool // by Cleanup
+}
+
+// written is in which life of the switch a part last wrote what it wants there:
+// all of it, if it ever did.
+type written struct {
+	restarts uint64
+	all      bool
 }
 
 // Open connects to the switch, makes the bridge if it is not there, and
@@ -80,7 +91,8 @@ func Open(ctx context.Context, owner vnet.Owner, o *Options) (*Switch, error) {
 	if err := owner.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Switch{owner: owner, ended: make(chan struct{}), news: make(chan struct{}), events: map[chan vnet.Event]struct{}{}, since: time.Now()}
+	s := &Switch{owner: owner, ended: make(chan struct{}), news: make(chan struct{}), since: time.Now(),
+		wrote: map[vnet.Part]written{}, watchers: map[chan struct{}]struct{}{}}
 	if o != nil {
 		s.o = *o
 	}
@@ -291,6 +303,7 @@ func withKeys(m, more map[string]string) map[string]string {
 func (s *Switch) connect(ctx context.Context) {
 	defer close(s.ended)
 	delay := 10 * time.Millisecond
+	removed := false // it has been told that the bridge has gone
 	for ctx.Err() == nil {
 		c, err := of.Dial(ctx, "unix", filepath.Join(s.o.RunDir, s.o.Bridge+".mgmt"), &of.Options{Logger: s.o.Logger})
 		if err == nil {
@@ -301,6 +314,11 @@ func (s *Switch) connect(ctx context.Context) {
 		if err != nil {
 			s.mu.Lock()
 			s.lost = err
+			if s.life != "" && !s.gone && !removed && s.missing() {
+				s.o.Logger.Warn("the bridge has been removed", "bridge", s.o.Bridge)
+				removed = true
+				s.restarted()
+			}
 			s.mu.Unlock()
 			select {
 			case <-ctx.Done():
@@ -309,7 +327,7 @@ func (s *Switch) connect(ctx context.Context) {
 			delay = min(2*delay, time.Second)
 			continue
 		}
-		delay = 10 * time.Millisecond
+		delay, removed = 10*time.Millisecond, false
 		s.set(c, nil)
 		select {
 		case <-ctx.Done():
@@ -328,7 +346,9 @@ func (s *Switch) set(c *of.Conn, err error) {
 	s.news = make(chan struct{})
 }
 
-// greet makes the base of the pipeline stand.
+// greet makes the base of the pipeline stand. Its record is drawn by lot when
+// the switch is found empty, so that every handle knows a life of the switch
+// from the one before, whichever of them came first.
 func (s *Switch) greet(ctx context.Context, c *of.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 	defer cancel()
@@ -336,24 +356,76 @@ func (s *Switch) greet(ctx context.Context, c *of.Conn) error {
 		return err
 	}
 	v := s.view(ctx, c)
-	tx := &Tx{v: v, part: vnet.PartHost}
-	_, stood := tx.Get("base", "base")
-	tx.Put("base", "base", nil, baseFlows()...)
-	if tx.err != nil {
-		return tx.err
+	if err := v.base(); err != nil {
+		return err
 	}
 	if err := v.bundle(ctx, nil); err != nil {
 		return err
 	}
+	// Another handle may have done the same at the same time.
+	tx := &Tx{v: s.view(ctx, c), part: vnet.PartHost}
+	o, ok := tx.Get("base", "base")
+	if tx.err != nil || !ok {
+		return cmp.Or(tx.err, errors.New("the base flows have gone again"))
+	}
 	s.mu.Lock()
-	again := s.known && !stood
-	s.known = true
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	again := s.life != "" && s.life != string(o.Record)
+	s.life = string(o.Record)
 	if again {
 		s.o.Logger.Warn("the switch has been restarted: its flows are gone", "bridge", s.o.Bridge)
-		s.tell(vnet.Event{Time: time.Now(), Part: vnet.PartHost, Kind: EventRestarted, ID: s.o.Bridge})
+		s.restarted()
 	}
 	return nil
+}
+
+// base has the base flows stand, and their record, which stays as it is.
+func (v *view) base() error {
+	tx := &Tx{v: v, part: vnet.PartHost}
+	life := []byte(rand.Text())
+	if o, ok := tx.Get("base", "base"); ok && len(o.Record) == len(life) {
+		life = o.Record
+	}
+	tx.Put("base", "base", life, baseFlows()...)
+	return tx.err
+}
+
+// restarted tells all who watch. s.mu is held.
+func (s *Switch) restarted() {
+	s.restarts++
+	for w := range s.watchers {
+		select {
+		case w <- struct{}{}:
+		default: // it has not looked since the last time
+		}
+	}
+}
+
+// stale reports whether a part that wrote to the switch has not done so since
+// it was restarted. s.mu is held.
+func (s *Switch) stale() bool {
+	for _, w := range s.wrote {
+		if w.restarts != s.restarts {
+			return true
+		}
+	}
+	return false
+}
+
+// stands takes down that a part's submission stands in the switch at c.
+func (s *Switch) stands(c *of.Conn, part vnet.Part, all bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w, known := s.wrote[part]
+	if s.conn != c || known && w.all && !all {
+		return
+	}
+	s.wrote[part] = written{s.restarts, all || w.all}
+}
+
+// missing reports whether the database has no row of the bridge.
+func (s *Switch) missing() bool {
+	return s.db.Status().Complete && s.db.State().Row("Bridge", s.bridgeMark().uuid("Bridge")) == nil
 }
 
 // baseFlows are what a table does that no part has filled.

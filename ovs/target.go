@@ -49,6 +49,7 @@ func (v *view) run(x submission) (vnet.Plan, error) {
 		return vnet.Plan{}, err
 	}
 	if tx.all {
+		v.whole[x.part] = true
 		v.numbers.keepOnly(x.part, tx.used)
 	}
 	return tx.plan, nil
@@ -69,6 +70,14 @@ func (s *Switch) commit(ctx context.Context, xs []submission) (err error) {
 		if _, err := s.db.Ready(ctx); err != nil {
 			return err
 		}
+		if s.missing() { // somebody removed it, or the database is a new one
+			if s.cleaned() {
+				return fmt.Errorf("bridge %s was cleaned up: %w", s.o.Bridge, vnet.ErrNotFound)
+			}
+			if err := s.ensureBridge(ctx); err != nil {
+				return err
+			}
+		}
 		c, err := s.ready(ctx)
 		if err != nil {
 			return err
@@ -79,6 +88,11 @@ func (s *Switch) commit(ctx context.Context, xs []submission) (err error) {
 				return s.unknown(c, err)
 			}
 		}
+		if len(v.whole) > 0 {
+			if err := v.base(); err != nil {
+				return s.unknown(c, err)
+			}
+		}
 		if err := v.claim(ctx); errors.Is(err, errTaken) {
 			continue
 		} else if err != nil {
@@ -86,6 +100,9 @@ func (s *Switch) commit(ctx context.Context, xs []submission) (err error) {
 		}
 		if err := v.bundle(ctx, v.named); err != nil {
 			return s.unknown(c, err)
+		}
+		for _, x := range xs {
+			s.stands(c, x.part, v.whole[x.part])
 		}
 		if err := v.free(ctx); err != nil {
 			return fmt.Errorf("what was asked for stands; numbers that are not used any more are not free: %w", err)

@@ -31,6 +31,7 @@ type view struct {
 	objects map[uint64]*entry // by cookie
 	listed  map[vnet.Part]bool
 	loaded  map[vnet.Part]bool // with flows
+	whole   map[vnet.Part]bool // parts that said all they want
 	numbers *numbers
 	devices []func(context.Context) error // made before the flows
 	after   []func(context.Context) error
@@ -44,7 +45,7 @@ type entry struct {
 }
 
 func (s *Switch) view(ctx context.Context, c *of.Conn) *view {
-	v := &view{s: s, ctx: ctx, conn: c, objects: map[uint64]*entry{}, listed: map[vnet.Part]bool{}, loaded: map[vnet.Part]bool{}}
+	v := &view{s: s, ctx: ctx, conn: c, objects: map[uint64]*entry{}, listed: map[vnet.Part]bool{}, loaded: map[vnet.Part]bool{}, whole: map[vnet.Part]bool{}}
 	v.numbers = s.numbersOf(s.db.State())
 	return v
 }

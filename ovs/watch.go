@@ -13,13 +13,18 @@ import (
 const EventRestarted = "switch-restarted"
 
 // Watch yields events of the switch from this call on, until ctx ends:
-// [EventRestarted], and "port-up" and "port-down" of plugged devices, with the
-// part that plugged them. A reader that is too slow gets one
-// [vnet.EventLost].
+// [EventRestarted], also when the bridge was removed, and "port-up" and
+// "port-down" of plugged devices, with the part that plugged them. A reader that
+// is slow hears of several restarts once, and of a port how it is at last. A
+// restart before the call is told of while a part that had written to the switch
+// has not synced since.
 func (s *Switch) Watch(ctx context.Context) iter.Seq[vnet.Event] {
-	own := make(chan vnet.Event, 16)
+	own := make(chan struct{}, 1)
 	s.mu.Lock()
-	s.events[own] = struct{}{}
+	s.watchers[own] = struct{}{}
+	if s.stale() {
+		own <- struct{}{}
+	}
 	s.mu.Unlock()
 	wake, stop := s.db.Watch("Interface")
 	up := s.up()
@@ -27,7 +32,7 @@ func (s *Switch) Watch(ctx context.Context) iter.Seq[vnet.Event] {
 		defer func() {
 			stop()
 			s.mu.Lock()
-			delete(s.events, own)
+			delete(s.watchers, own)
 			s.mu.Unlock()
 		}()
 		for {
@@ -36,8 +41,8 @@ func (s *Switch) Watch(ctx context.Context) iter.Seq[vnet.Event] {
 				return
 			case <-s.db.Stopped():
 				return
-			case e := <-own:
-				if !yield(e) {
+			case <-own:
+				if !yield(vnet.Event{Time: time.Now(), Part: vnet.PartHost, Kind: EventRestarted, ID: s.o.Bridge}) {
 					return
 				}
 			case <-wake:
@@ -78,20 +83,4 @@ func (s *Switch) up() map[pluggedPort]bool {
 		out[pluggedPort{p.Part, p.PortID}] = p.Up && p.Number != 0
 	}
 	return out
-}
-
-func (s *Switch) tell(e vnet.Event) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for ch := range s.events {
-		select {
-		case ch <- e:
-		default: // make room, and say so
-			<-ch
-			select {
-			case ch <- vnet.Event{Time: e.Time, Part: e.Part, Kind: vnet.EventLost}:
-			default:
-			}
-		}
-	}
 }
