@@ -264,9 +264,7 @@ func decodeGroup(b []byte) (GroupDesc, int, error) {
 		}
 		text, _, _ := bytes.Cut(body[12:28], []byte{0})
 		g.Method, g.Param = string(text), binary.BigEndian.Uint64(body[28:])
-		for _, c := range knownMasks(body[36:]) {
-			g.Fields = append(g.Fields, c)
-		}
+		g.Fields = append(g.Fields, knownMasks(body[36:])...)
 	}
 	return g, n, nil
 }

@@ -17,10 +17,6 @@ const (
 	FlowAdded    FlowEvent = 1
 	FlowDeleted  FlowEvent = 2
 	FlowModified FlowEvent = 3
-
-	flowAbbrev  = 4
-	flowPaused  = 5
-	flowResumed = 6
 )
 
 func (e FlowEvent) String() string {

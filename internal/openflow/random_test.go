@@ -10,8 +10,6 @@ import (
 	"pgregory.net/rapid"
 )
 
-func genMAC(t *rapid.T) [6]byte { return [6]byte(rapid.SliceOfN(rapid.Byte(), 6, 6).Draw(t, "mac")) }
-
 func genAddr(t *rapid.T, v6 bool) netip.Addr {
 	n := 4
 	if v6 {
