@@ -22,6 +22,17 @@ const guestEnv = "VNET_GUEST"
 // emulated in software: a boot takes 5 to 15 seconds.
 const guestTimeout = 8 * time.Minute
 
+// Patience returns d, or several times that in a guest: how long to wait for
+// what ends the wait when it comes, and for what must not come. [Eventually],
+// [Capture.Wait], [NS.Ping] and the starts of daemons take it into account
+// themselves.
+func Patience(d time.Duration) time.Duration {
+	if os.Getenv(guestEnv) != "" {
+		return 4 * d
+	}
+	return d
+}
+
 // RanInGuest reports whether the test has been run elsewhere: where the
 // kernel lacks the named module ("8021q", "nf_conntrack_bridge"), the same
 // test is run in a virtual machine with a Debian kernel, its result becomes

@@ -326,9 +326,10 @@ func run(name string, args ...string) error {
 }
 
 // Eventually polls cond every 10 ms until it is true, and fails the test with
-// what was waited for when it is not within d.
+// what was waited for when it is not within d, or [Patience] of it.
 func Eventually(t testing.TB, d time.Duration, what string, cond func() bool) {
 	t.Helper()
+	d = Patience(d)
 	for end := time.Now().Add(d); ; time.Sleep(10 * time.Millisecond) {
 		if cond() {
 			return

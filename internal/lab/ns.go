@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -155,9 +156,10 @@ func (n *NS) Sysctl(key, value string) {
 }
 
 // Ping sends echo requests, 200 ms apart, and returns nil when count of them
-// came back within two seconds.
+// came back within two seconds, and half a second more each.
 func (n *NS) Ping(dst string, count int) error {
-	_, err := n.Exec(context.Background(), "ping", "-n", "-q", "-i", "0.2", "-w", "2", "-c", fmt.Sprint(count), dst)
+	limit := Patience(2*time.Second + time.Duration(count)*time.Second/2)
+	_, err := n.Exec(context.Background(), "ping", "-n", "-q", "-i", "0.2", "-w", fmt.Sprint(int(limit.Seconds())), "-c", fmt.Sprint(count), dst)
 	return err
 }
 

@@ -193,7 +193,7 @@ func (d *Daemon) Resume() {
 
 // Appctl sends a command to the daemon's control socket and returns the answer.
 func (d *Daemon) Appctl(args ...string) (string, error) {
-	return d.ns.l.tool("ovs-appctl", append([]string{"--timeout=10", "-t", d.Ctl}, args...)...)
+	return d.ns.l.tool("ovs-appctl", append([]string{fmt.Sprintf("--timeout=%d", int(Patience(10*time.Second).Seconds())), "-t", d.Ctl}, args...)...)
 }
 
 func (d *Daemon) end(sig syscall.Signal) {
@@ -207,7 +207,7 @@ func (d *Daemon) end(sig syscall.Signal) {
 	}
 	select {
 	case <-d.ended:
-	case <-time.After(10 * time.Second):
+	case <-time.After(Patience(10 * time.Second)):
 		_ = syscall.Kill(d.cmd.Process.Pid, syscall.SIGKILL)
 		<-d.ended
 	}
@@ -216,7 +216,7 @@ func (d *Daemon) end(sig syscall.Signal) {
 
 // tool runs a program outside of any namespace: what talks to unix sockets only.
 func (l *Lab) tool(name string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience(time.Minute))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	var out, errs strings.Builder
@@ -245,6 +245,7 @@ func tail(path string, size int) string {
 
 // waitSocket returns when something listens on a unix socket.
 func waitSocket(path string, d *Daemon, limit time.Duration) error {
+	limit = Patience(limit)
 	for end := time.Now().Add(limit); ; time.Sleep(2 * time.Millisecond) {
 		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {

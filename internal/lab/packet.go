@@ -202,9 +202,11 @@ func (c *Capture) Find(d time.Duration, match func(Frame) bool) (Frame, bool) {
 	}
 }
 
-// Wait is [Capture.Find] that fails the test when no frame matches.
+// Wait is [Capture.Find] within [Patience] of d that fails the test when no
+// frame matches.
 func (c *Capture) Wait(d time.Duration, match func(Frame) bool) Frame {
 	c.n.l.t.Helper()
+	d = Patience(d)
 	f, ok := c.Find(d, match)
 	if !ok {
 		c.n.l.t.Fatalf("lab: no matching frame at %s in %s within %v; seen: %v", c.dev, c.n.Short, d, c.Frames())

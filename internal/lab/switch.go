@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"fmt"
 	"net/netip"
 	"path/filepath"
 	"strconv"
@@ -113,7 +114,7 @@ func (l *Lab) newSwitch(o SwitchOptions) *Switch {
 	sw.Vswitchd = l.daemon(sw.NS, sw.Dir, "vswitchd", "ovs-vswitchd", sw.Endpoint)
 	sw.Vswitchd.ready = func() error {
 		// Waits until all bridges stand. Their devices outlive the process, but not all ends of it.
-		if _, err := sw.TryVsctl("--timeout=30", "set", "Open_vSwitch", ".", "external_ids:lab-pid="+strconv.Itoa(sw.Vswitchd.Pid())); err != nil {
+		if _, err := sw.TryVsctl(fmt.Sprintf("--timeout=%d", int(Patience(startLimit).Seconds())), "set", "Open_vSwitch", ".", "external_ids:lab-pid="+strconv.Itoa(sw.Vswitchd.Pid())); err != nil {
 			return err
 		}
 		if err := run("ip", "-n", sw.NS.Name, "addr", "replace", sw.EncapIP.String()+"/24", "dev", "br-phy"); err != nil {

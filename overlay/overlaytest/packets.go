@@ -364,8 +364,9 @@ func packetCases() []Case {
 			}
 			close(stop)
 			lost := 0
-			for i, f := range <-done {
-				if _, ok := w.at([]string{"b", "c"}[i%2]).cap.Find(quiet, is(f)); !ok {
+			sent, end := <-done, time.Now().Add(lab.Patience(patience))
+			for i, f := range sent {
+				if _, ok := w.at([]string{"b", "c"}[i%2]).cap.Find(time.Until(end), is(f)); !ok {
 					lost++
 				}
 			}
@@ -404,7 +405,7 @@ func packetCases() []Case {
 			} else {
 				a.Inject("eth0", lab.NeighborSolicitation(a.port.MAC, a.port.FixedIPs[1], host).Bytes())
 			}
-			a.cap.None(5*quiet, func(f lab.Frame) bool { return f.SrcMAC != a.port.MAC })
+			a.cap.None(lab.Patience(5*quiet), func(f lab.Frame) bool { return f.SrcMAC != a.port.MAC })
 		}},
 		physicalCase("flat network", overlay.Flat),
 		physicalCase("VLAN network", overlay.VLAN),

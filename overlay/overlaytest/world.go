@@ -22,7 +22,7 @@ import (
 // how long for those that must.
 const (
 	quiet    = 60 * time.Millisecond
-	patience = 3 * time.Second
+	patience = 10 * time.Second
 )
 
 // station is a virtual machine: a namespace with a device and no addresses, so
@@ -204,12 +204,19 @@ func (w *world) send(probes []probe) []outcome {
 	for _, p := range probes {
 		w.at(p.from).Inject("eth0", p.frame.Bytes())
 	}
+	end := time.Now().Add(lab.Patience(patience))
 	for _, p := range probes {
 		for _, name := range p.to {
-			w.at(name).cap.Find(patience, is(p.frame))
+			w.at(name).cap.Find(time.Until(end), is(p.frame))
+		}
+		if p.crosses != nil && *p.crosses && w.seen != nil {
+			i, inner := w.at(p.from).host, p.frame.Bytes()
+			for countOf(w.seen[i]()[before[i]:], inner) == 0 && time.Now().Before(end) {
+				time.Sleep(time.Millisecond)
+			}
 		}
 	}
-	time.Sleep(quiet)
+	time.Sleep(lab.Patience(quiet))
 	var wire [][][]byte
 	for i, seen := range w.seen {
 		wire = append(wire, seen()[before[i]:])
@@ -229,14 +236,20 @@ func (w *world) send(probes []probe) []outcome {
 		}
 		slices.Sort(out[i].to)
 		if wire != nil {
-			for _, f := range wire[w.at(p.from).host] {
-				if bytes.Contains(f, inner) {
-					out[i].crossed++
-				}
-			}
+			out[i].crossed = countOf(wire[w.at(p.from).host], inner)
 		}
 	}
 	return out
+}
+
+// countOf says how many frames have inner in them.
+func countOf(frames [][]byte, inner []byte) (n int) {
+	for _, f := range frames {
+		if bytes.Contains(f, inner) {
+			n++
+		}
+	}
+	return n
 }
 
 // check sends all probes and fails where one goes elsewhere than it must.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -88,7 +89,7 @@ func (s *site) hosts(t testing.TB, n int) (out []*host) {
 	s.n++
 	owner := vnet.Owner(s.l.Owner(fmt.Sprintf("o%d", s.n)))
 	for _, sw := range s.sw[:n] {
-		h := &host{sw: sw, owner: owner, o: ovs.Options{Name: sw.Short, Database: sw.Endpoint, Control: sw.Vswitchd.Ctl, Netns: sw.Path, DatapathType: s.datapath,
+		h := &host{sw: sw, owner: owner, o: ovs.Options{Name: sw.Short, Timeout: lab.Patience(30 * time.Second), Database: sw.Endpoint, Control: sw.Vswitchd.Ctl, Netns: sw.Path, DatapathType: s.datapath,
 			TunnelIP: sw.EncapIP, PhysicalNetworks: map[string]string{"physnet": sw.Mappings["ex"]}}}
 		t.Cleanup(func() {
 			if err := h.handle(t).Cleanup(context.Background()); err != nil {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -69,7 +70,8 @@ func machines(t testing.TB, n int, datapath string) []*machine {
 	var out []*machine
 	for _, sw := range l.Switches(hosts...) {
 		m := &machine{Switch: sw, owner: owner, o: ovs.Options{
-			Name: sw.Short, Database: sw.Endpoint, RunDir: sw.Dir, Control: sw.Vswitchd.Ctl, Netns: sw.Path, TunnelIP: sw.EncapIP, DatapathType: datapath}}
+			Name: sw.Short, Database: sw.Endpoint, RunDir: sw.Dir, Control: sw.Vswitchd.Ctl, Netns: sw.Path, TunnelIP: sw.EncapIP, DatapathType: datapath,
+			Timeout: lab.Patience(30 * time.Second)}}
 		out = append(out, m)
 		t.Cleanup(func() {
 			h := m.open(t)
@@ -157,7 +159,6 @@ func TestGuestKernelDatapath(t *testing.T) {
 		return
 	}
 	h := harness("system")
-	h.Slow = true
 	// An emulated processor is slow.
 	h.Only = func(name string) bool {
 		return slices.Contains([]string{"rule remote group of another host in, IPv6", "related errors", "stateless beside stateful", "rule removed", "member left a remote group"}, name)

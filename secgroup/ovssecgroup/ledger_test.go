@@ -198,8 +198,8 @@ func drawRule(t *rapid.T, id string) secgroup.Rule {
 		Ethertype: rapid.SampledFrom([]secgroup.Ethertype{secgroup.IPv4, secgroup.IPv6}).Draw(t, "version"),
 		Protocol:  rapid.SampledFrom([]string{"", "tcp", "icmp", "47"}).Draw(t, "protocol")}
 	if r.Protocol == "tcp" && rapid.Bool().Draw(t, "ports") {
-		lo := uint16(rapid.IntRange(1, 9).Draw(t, "lo"))
-		r.PortMin, r.PortMax = new(lo), new(lo+uint16(rapid.IntRange(0, 3).Draw(t, "more")))
+		r.PortMin = new(uint16(rapid.IntRange(1, 9).Draw(t, "lo")))
+		r.PortMax = new(*r.PortMin + uint16(rapid.IntRange(0, 3).Draw(t, "more")))
 	}
 	if r.Protocol == "icmp" && rapid.Bool().Draw(t, "type") {
 		r.PortMin = new(uint16(rapid.IntRange(7, 9).Draw(t, "type")))

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vnet-go/vnet/internal/lab"
 	"github.com/vnet-go/vnet/secgroup"
 )
 
@@ -55,10 +56,10 @@ func (w *world) serve(name string, port uint16) {
 }
 
 // dial connects from a machine to an address.
-func (w *world) dial(from, network string, to netip.Addr, port uint16) (net.Conn, error) {
+func (w *world) dial(from, network string, to netip.Addr, port uint16, within time.Duration) (net.Conn, error) {
 	var c net.Conn
 	err := w.vms[from].Do(func() (err error) {
-		ctx, cancel := context.WithTimeout(w.ctx, 2*time.Second)
+		ctx, cancel := context.WithTimeout(w.ctx, within)
 		defer cancel()
 		c, err = (&net.Dialer{}).DialContext(ctx, network, netip.AddrPortFrom(to, port).String())
 		return err
@@ -94,6 +95,7 @@ func echoOf(c net.Conn, more int, within time.Duration) error {
 // runSockets judges live connections of real stacks.
 func runSockets(t *testing.T, h Harness) {
 	w := newWorld(t, h, true)
+	long := lab.Patience(patience)
 	web, ssh := rule(in, ip4, ports("tcp", 80, 80)), rule(in, ip4, ports("tcp", 22, 22))
 	web6, ssh6 := rule(in, ip6, ports("tcp", 80, 80)), rule(in, ip6, ports("tcp", 22, 22))
 	dns, ntp := rule(in, ip4, ports("udp", 80, 80)), rule(in, ip6, ports("udp", 22, 22))
@@ -119,10 +121,10 @@ func runSockets(t *testing.T, h Harness) {
 						continue
 					}
 					name := fmt.Sprintf("%s from %s to %s", network, from, netip.AddrPortFrom(to, port))
-					c, err := w.dial(from, network, to, port)
+					c, err := w.dial(from, network, to, port, long)
 					require.NoError(t, err, name)
 					defer c.Close()
-					require.NoError(t, echo(c, 3*time.Second), name)
+					require.NoError(t, echo(c, long), name)
 					streams = append(streams, stream{name, c, port == 80})
 				}
 			}
@@ -134,22 +136,22 @@ func runSockets(t *testing.T, h Harness) {
 			require.Error(t, echoOf(s.c, 4000, 300*time.Millisecond), s.name)
 			continue
 		}
-		require.NoError(t, echoOf(s.c, 4000, 3*time.Second), s.name)
+		require.NoError(t, echoOf(s.c, 4000, long), s.name)
 	}
-	_, err := w.dial("a", "tcp", b.v4, 81)
+	_, err := w.dial("a", "tcp", b.v4, 81, 2*time.Second)
 	require.Error(t, err, "a port without a rule")
 	w.each(func(e *secgroup.Enforcer) error { return e.EnsureGroup(w.ctx, less) })
 	for _, s := range streams {
 		if s.ends {
 			require.Error(t, echo(s.c, 150*time.Millisecond), s.name)
 		} else {
-			require.NoError(t, echo(s.c, 3*time.Second), s.name)
+			require.NoError(t, echo(s.c, long), s.name)
 		}
 	}
 	// What comes back allows new connections; the old ones are over.
 	w.each(func(e *secgroup.Enforcer) error { return e.EnsureGroup(w.ctx, open) })
-	c, err := w.dial("a", "tcp", b.v4, 80)
+	c, err := w.dial("a", "tcp", b.v4, 80, long)
 	require.NoError(t, err)
 	defer c.Close()
-	require.NoError(t, echo(c, 3*time.Second))
+	require.NoError(t, echo(c, long))
 }

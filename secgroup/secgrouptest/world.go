@@ -178,6 +178,9 @@ type probe struct {
 
 var tags atomic.Uint64
 
+// patience is how long the suite waits for what must arrive.
+const patience = 10 * time.Second
+
 // fill completes the frame, and tags it where it has room for a payload.
 func (w *world) fill(p probe) probe {
 	from, to := w.vms[p.from], w.vms[p.to]
@@ -246,12 +249,13 @@ func (w *world) send(probes []probe) []bool {
 		w.vms[p.from].Inject("eth0", p.frame.Bytes())
 	}
 	got := make([]bool, len(probes))
+	end := time.Now().Add(lab.Patience(patience))
 	for i, p := range probes {
 		if p.pass {
-			_, got[i] = w.vms[p.to].cap.Find(40*w.quiet, is(p.frame))
+			_, got[i] = w.vms[p.to].cap.Find(time.Until(end), is(p.frame))
 		}
 	}
-	time.Sleep(w.quiet)
+	time.Sleep(lab.Patience(w.quiet))
 	for i, p := range probes {
 		if !p.pass {
 			_, got[i] = w.vms[p.to].cap.Find(0, is(p.frame))
