@@ -19,4 +19,8 @@
 // restarted, flows and records are gone and nothing passes until the
 // application has called Sync again; an event "switch-restarted" says so
 // ([Switch.Watch]).
+//
+// Hosts that Options.Peers names can be watched ([Tx.Probe]): ovs-vswitchd
+// itself speaks BFD with theirs, by a tunnel port of its own for each, and says
+// within about three seconds that one does not answer ([Switch.Probes]).
 package ovs

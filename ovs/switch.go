@@ -42,12 +42,15 @@ type Options struct {
 	// switch, which is the operator's: a patch port is put into it.
 	PhysicalNetworks map[string]string
 	TunnelIP         netip.Addr // this host's end of tunnels; the zero value: there are none
-	VXLANPort        uint16     // UDP; default 4789
-	GenevePort       uint16     // UDP; default 6081
-	Netns            string     // path of the network namespace that ovs-vswitchd runs in; "" for the caller's
-	Timeout          time.Duration
-	Logger           *slog.Logger
-	Metrics          prometheus.Registerer // nil: none
+	// Peers are the hosts that routers are shared with, by name, with their ends
+	// of tunnels ([Tx.Probe]); this host itself may be among them.
+	Peers      map[string]netip.Addr
+	VXLANPort  uint16 // UDP; default 4789
+	GenevePort uint16 // UDP; default 6081
+	Netns      string // path of the network namespace that ovs-vswitchd runs in; "" for the caller's
+	Timeout    time.Duration
+	Logger     *slog.Logger
+	Metrics    prometheus.Registerer // nil: none
 }
 
 // Switch is a bridge of one host, for one owner. Its methods may be called
@@ -64,6 +67,7 @@ type Switch struct {
 	writing sync.Mutex // one submission at a time
 	writes  atomic.Uint64
 	metrics metrics
+	book    book
 
 	mu       sync.Mutex
 	conn     *of.Conn // nil while there is none
@@ -92,6 +96,7 @@ func Open(ctx context.Context, owner vnet.Owner, o *Options) (*Switch, error) {
 		return nil, err
 	}
 	s := &Switch{owner: owner, ended: make(chan struct{}), news: make(chan struct{}), since: time.Now(),
+		book:  book{bridges: map[string]page{}, next: map[string]uint16{}},
 		wrote: map[vnet.Part]written{}, watchers: map[chan struct{}]struct{}{}}
 	if o != nil {
 		s.o = *o
@@ -190,7 +195,7 @@ func databaseSpec(owner vnet.Owner) (ovsdb.Spec, error) {
 			"Open_vSwitch": {"bridges", "ovs_version", "iface_types", "datapath_types", "next_cfg", "cur_cfg"},
 			"Bridge":       {"name", "ports", "datapath_type", "external_ids", "other_config", "fail_mode", "protocols"},
 			"Port":         {"name", "interfaces", "external_ids"},
-			"Interface":    {"name", "type", "options", "external_ids", "ofport", "ofport_request", "error", "mtu_request", "link_state"},
+			"Interface":    {"name", "type", "options", "external_ids", "ofport", "ofport_request", "error", "mtu_request", "link_state", "bfd", "bfd_status"},
 		},
 		Group: func(ext map[string]string) string {
 			if ext[keyOwner] != string(owner) {
@@ -267,6 +272,9 @@ func (s *Switch) ensureBridge(ctx context.Context) error {
 				return fmt.Errorf("owner %s has bridge %s on this host: %w", s.owner, have.Name, vnet.ErrConflict)
 			}
 			b = *have
+		}
+		if b.ExternalIDs[keyVersion] == "" {
+			b.ExternalIDs = withKeys(b.ExternalIDs, map[string]string{keyVersion: rand.Text()})
 		}
 		secure := vswitchrow.BridgeFailModeSecure
 		b.FailMode = &secure

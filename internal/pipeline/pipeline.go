@@ -54,6 +54,7 @@ const (
 	Ports    = 0x7fff
 	Networks = 0x3fff
 	Routers  = 0x1fff
+	Patches  = 1000
 )
 
 // OpenFlow ports that are not machines'.
@@ -61,6 +62,7 @@ const (
 	VXLANPort  = 40000
 	GenevePort = 40001
 	PatchPort  = 41000 // and on, one for each physical network
+	ProbePort  = 45000 // and on, one for each host that is watched
 )
 
 // Zones of conntrack. 0 is the host's own.
@@ -110,13 +112,24 @@ func Tables() []Table {
 // MayFill reports whether a part may have flows in a table. What takes packets
 // in may classify them.
 func MayFill(part vnet.Part, table uint8) bool {
-	if part == vnet.PartHost || table == Classify && part == vnet.PartMetadata {
-		return true
+	return part == vnet.PartHost || table == Classify && part == vnet.PartMetadata || part != "" && part == filler(table)
+}
+
+// filler is the part of the page's line with a table; "" where there is none.
+func filler(table uint8) vnet.Part {
+	switch {
+	case table == Classify, table == Gate, table == Responder, table == Answer, table >= Neighbours && table <= 63, table == Deliver:
+		return vnet.PartOverlay
+	case table >= PortSecurity && table <= 16, table >= ToPort && table <= 74:
+		return vnet.PartSecGroup
+	case table == DHCP:
+		return vnet.PartDHCP
+	case table >= Metadata && table <= 24:
+		return vnet.PartMetadata
+	case table == RouterLocal, table >= RouterAdmission && table < Neighbours:
+		return vnet.PartRouter
+	case table == Registry:
+		return vnet.PartHost
 	}
-	for _, t := range Tables() {
-		if table >= t.First && table <= t.Last {
-			return t.Part == part
-		}
-	}
-	return false
+	return ""
 }
