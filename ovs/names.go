@@ -18,6 +18,9 @@ const (
 	keyID     = "vnet:id"
 	keyDevice = "vnet:device" // kind of device
 	keyNumber = "vnet:number:"
+	// keyVersion is another at each change of the numbers, drawn by lot: what a
+	// process guards that changes them.
+	keyVersion = "vnet:version"
 )
 
 // mark says whose a row is and what it is for.

@@ -2,6 +2,7 @@ package ovs
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -340,11 +341,11 @@ const (
 // [vnet.ErrUnsupported].
 func (tx *Tx) Tunnel(k TunnelKind) uint16 {
 	s := tx.v.s
-	number, udp := uint16(pipeline.VXLANPort), s.o.VXLANPort
+	udp := s.o.VXLANPort
 	switch k {
 	case VXLAN:
 	case Geneve:
-		number, udp = pipeline.GenevePort, s.o.GenevePort
+		udp = s.o.GenevePort
 	default:
 		tx.fail(&vnet.FieldError{Field: "tunnel", Value: string(k), Reason: "is no encapsulation"})
 		return 0
@@ -353,9 +354,17 @@ func (tx *Tx) Tunnel(k TunnelKind) uint16 {
 		tx.fail(&vnet.UnsupportedError{Feature: string(k) + " segments", Backend: "host " + s.o.Name, Need: "Options.TunnelIP"})
 		return 0
 	}
-	m := mark{s.owner, vnet.PartHost, "tunnel", string(k)}
+	number := tx.number(kindTunnel, string(k))
+	m := mark{s.owner, vnet.PartHost, kindTunnel, string(k)}
 	tx.device(m, number, string(k), map[string]string{"remote_ip": "flow", "key": "flow", "local_ip": s.o.TunnelIP.String(), "dst_port": strconv.Itoa(int(udp))})
 	return number
+}
+
+func tunnelNumber(k TunnelKind) uint16 {
+	if k == Geneve {
+		return pipeline.GenevePort
+	}
+	return pipeline.VXLANPort
 }
 
 // device has an interface of the switch's own made before the flows.
@@ -371,7 +380,7 @@ func (tx *Tx) device(m mark, n uint16, kind string, options map[string]string) {
 			return err
 		}
 		_, err := s.taken(ctx, m, n)
-		if err != nil && m.kind == "tunnel" && errors.Is(err, vnet.ErrConflict) {
+		if err != nil && m.kind == kindTunnel && errors.Is(err, vnet.ErrConflict) {
 			err = fmt.Errorf("%w (another owner's tunnels on this switch need another UDP port)", err)
 		}
 		return err
@@ -402,10 +411,56 @@ func (tx *Tx) Patch(physicalNetwork string) uint16 {
 	}
 	number := pipeline.PatchPort + tx.number(kindPatch, physicalNetwork)
 	m := mark{s.owner, vnet.PartHost, kindPatch, physicalNetwork}
-	peer := mark{s.owner, vnet.PartHost, "peer", physicalNetwork}
+	peer := mark{s.owner, vnet.PartHost, kindPeer, physicalNetwork}
 	tx.v.devices = append(tx.v.devices, func(ctx context.Context) error { return s.peer(ctx, bridge, peer, m.device()) })
 	tx.device(m, number, "patch", map[string]string{"peer": peer.device()})
 	return number
+}
+
+// kindPeer is the end of a patch in the operator's bridge.
+const kindPeer = "peer"
+
+// prune removes the tunnels and patches that no part uses any more.
+func (s *Switch) prune(ctx context.Context) error {
+	id := s.bridgeMark().uuid("Bridge")
+	idle := func(x *ovsdb.Tx) (out []mark) {
+		b, ok := x.Row("Bridge", id).(*vswitchrow.Bridge)
+		if !ok {
+			return nil
+		}
+		for _, r := range x.Group("Interface", "ours") {
+			m := markOf(r.(*vswitchrow.Interface).ExternalIDs)
+			k := numbered{m.kind, m.id}
+			switch m.kind {
+			case kindPeer:
+				k.kind = kindPatch
+			case kindPatch, kindTunnel:
+			default:
+				continue
+			}
+			if _, used := b.ExternalIDs[k.key()]; m.part == vnet.PartHost && !used {
+				out = append(out, m)
+			}
+		}
+		return out
+	}
+	before := s.db.Stats().Operations
+	_, err := s.db.Commit(ctx, func(x *ovsdb.Tx) error {
+		marks := idle(x)
+		if len(marks) == 0 {
+			return nil
+		}
+		var errs []error
+		for _, m := range marks {
+			errs = append(errs, x.Delete("Port", m.uuid("Port")), x.Delete("Interface", m.uuid("Interface")))
+		}
+		// Nobody may begin to use them at the same time, who sees them stand.
+		b := *x.Row("Bridge", id).(*vswitchrow.Bridge)
+		b.ExternalIDs = withKeys(b.ExternalIDs, map[string]string{keyVersion: rand.Text()})
+		return errors.Join(append(errs, x.Guard("Bridge", id, "external_ids"), x.Put(&b))...)
+	}, nil)
+	s.writes.Add(s.db.Stats().Operations - before)
+	return err
 }
 
 // HasPhysical reports whether this host has a physical network.

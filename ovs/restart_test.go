@@ -52,8 +52,8 @@ func told(t *testing.T, s *ovs.Switch) (wait func(who string), none func(who str
 	return wait, none
 }
 
-// sync is what a part asks for that wants one object and no other.
-func sync(id string) func(*ovs.Tx) error {
+// whole is what a part asks for that wants one object and no other.
+func whole(id string) func(*ovs.Tx) error {
 	return func(tx *ovs.Tx) error {
 		for _, o := range tx.All() {
 			if o.ID != id {
@@ -73,7 +73,7 @@ func TestEveryHandleHearsOfARestart(t *testing.T) {
 	a, b := open(t, sw, owner, ovs.Options{}), open(t, sw, owner, ovs.Options{})
 	again := func() {
 		for _, s := range []*ovs.Switch{a, b} {
-			require.NoError(t, s.Submit(ctx, vnet.PartOverlay, sync("x")))
+			require.NoError(t, s.Submit(ctx, vnet.PartOverlay, whole("x")))
 		}
 	}
 	again()
@@ -110,11 +110,11 @@ func TestEveryHandleHearsOfARestart(t *testing.T) {
 
 	// Who comes late.
 	c := open(t, sw, owner, ovs.Options{})
-	require.NoError(t, c.Submit(ctx, vnet.PartOverlay, sync("x")))
+	require.NoError(t, c.Submit(ctx, vnet.PartOverlay, whole("x")))
 	_, noneC := told(t, c)
 	noneC("one that came after the restarts")
 	d := open(t, sw, owner, ovs.Options{})
-	require.NoError(t, d.Submit(ctx, vnet.PartOverlay, sync("x")))
+	require.NoError(t, d.Submit(ctx, vnet.PartOverlay, whole("x")))
 	sw.Vswitchd.Kill()
 	sw.Vswitchd.Start()
 	waitA("the first")
@@ -122,7 +122,7 @@ func TestEveryHandleHearsOfARestart(t *testing.T) {
 	lab.Eventually(t, time.Minute, "the handle is there again", func() bool { return d.Health(ctx).Complete })
 	waitD, _ := told(t, d)
 	waitD("one that looks after the restart and did not sync since")
-	require.NoError(t, d.Submit(ctx, vnet.PartOverlay, sync("x")))
+	require.NoError(t, d.Submit(ctx, vnet.PartOverlay, whole("x")))
 	_, noneD := told(t, d)
 	noneD("one that looks after it synced")
 }
@@ -132,28 +132,28 @@ func TestTheBridgeIsRemovedByHand(t *testing.T) {
 	sw := l.Switches(lab.SwitchOptions{Name: "h1"})[0]
 	s := open(t, sw, vnet.Owner(l.Owner("")), ovs.Options{})
 	ctx := t.Context()
-	require.NoError(t, s.Submit(ctx, vnet.PartOverlay, sync("x")))
+	require.NoError(t, s.Submit(ctx, vnet.PartOverlay, whole("x")))
 	stood := dump(sw, s)
 	wait, _ := told(t, s)
 
 	sw.Vsctl("del-br", s.Bridge())
 	wait("the handle")
 	require.False(t, s.Health(ctx).Complete)
-	require.NoError(t, s.Submit(ctx, vnet.PartOverlay, sync("x")))
+	require.NoError(t, s.Submit(ctx, vnet.PartOverlay, whole("x")))
 	require.Len(t, dump(sw, s), len(stood))
 	require.True(t, s.Health(ctx).Complete)
 
 	// Flows alone, of which nobody tells: Sync finds it.
 	sw.Ofctl("del-flows", s.Bridge())
-	require.NoError(t, s.Submit(ctx, vnet.PartOverlay, sync("x")))
+	require.NoError(t, s.Submit(ctx, vnet.PartOverlay, whole("x")))
 	require.Len(t, dump(sw, s), len(stood))
 
 	// A database that is new: as if all had been removed.
 	sw.Vsctl("--no-wait", "--all", "destroy", "Open_vSwitch")
 	lab.Eventually(t, time.Minute, "the handle notices", func() bool { return !s.Health(ctx).Complete })
 	sw.Vsctl("init")
-	require.NoError(t, s.Submit(ctx, vnet.PartOverlay, sync("x")))
+	require.NoError(t, s.Submit(ctx, vnet.PartOverlay, whole("x")))
 	require.Len(t, dump(sw, s), len(stood))
 	require.NoError(t, s.Cleanup(ctx))
-	require.ErrorIs(t, s.Submit(ctx, vnet.PartOverlay, sync("x")), vnet.ErrNotFound)
+	require.ErrorIs(t, s.Submit(ctx, vnet.PartOverlay, whole("x")), vnet.ErrNotFound)
 }

@@ -94,11 +94,18 @@ func (s *Switch) commit(ctx context.Context, xs []submission) (err error) {
 			}
 		}
 		if err := v.claim(ctx); errors.Is(err, errTaken) {
+			if err := s.outdated(ctx, v.numbers.st); err != nil {
+				return fmt.Errorf("numbers of bridge %s: others change them all the time: %w", s.o.Bridge, err)
+			}
 			continue
 		} else if err != nil {
 			return err
 		}
 		if err := v.bundle(ctx, v.named); err != nil {
+			if c.Err() == nil && !v.begun { // refused: nothing refers to the new numbers
+				got, _ := v.numbers.changed()
+				err = errors.Join(err, v.giveBack(ctx, got))
+			}
 			return s.unknown(c, err)
 		}
 		for _, x := range xs {

@@ -35,6 +35,7 @@ type view struct {
 	numbers *numbers
 	devices []func(context.Context) error // made before the flows
 	after   []func(context.Context) error
+	begun   bool // a bundle was carried out
 }
 
 // entry is an object that has been looked at.
@@ -402,6 +403,7 @@ func (v *view) bundle(ctx context.Context, wrap func(error) error) error {
 	for err == nil && len(mods) > 0 {
 		n := min(len(mods), maxBundle)
 		if err = v.conn.Bundle(ctx, mods[:n]); err == nil {
+			v.begun = true
 			v.s.writes.Add(uint64(n))
 			v.s.metrics.flows.Add(float64(n))
 		}
