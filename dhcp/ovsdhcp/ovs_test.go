@@ -264,7 +264,7 @@ func TestRelayOnTheWire(t *testing.T) {
 }
 
 // The kernel's datapath, in the guest.
-func TestKernelDatapath(t *testing.T) {
+func TestGuestKernelDatapath(t *testing.T) {
 	if lab.RanInGuest(t, "openvswitch") {
 		return
 	}

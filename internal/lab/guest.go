@@ -46,6 +46,9 @@ func RanInGuest(t *testing.T, module string) bool {
 	if testing.Short() {
 		t.Skip("integration test left out by -short")
 	}
+	if !strings.HasPrefix(t.Name(), "TestGuest") {
+		t.Fatalf("lab: the name of a test that needs the guest begins with TestGuest, for tools/test.sh runs those apart")
+	}
 	if _, err := os.Stat("/sys/module/" + module); err == nil {
 		return false
 	}

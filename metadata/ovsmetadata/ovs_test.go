@@ -271,7 +271,7 @@ func TestSecurityGroups(t *testing.T) {
 
 // The kernel's datapath, in the guest: all three addresses, of tenants alike,
 // one of whom has security groups.
-func TestKernelDatapath(t *testing.T) {
+func TestGuestKernelDatapath(t *testing.T) {
 	if lab.RanInGuest(t, "openvswitch") {
 		return
 	}
