@@ -185,7 +185,6 @@ type numbers struct {
 	st      *ovsdb.State
 	ext     map[string]string  // of our bridge
 	want    map[numbered]claim // what was asked about; given back: no parts
-	others  []*vswitchrow.Bridge
 	version string
 	taken   map[string][]set // by kind: by whomever, for owners of one switch share the zones of conntrack
 	mine    map[string]set   // taken since

@@ -410,7 +410,10 @@ func (v *view) bundle(ctx context.Context, wrap func(error) error) error {
 		mods = mods[n:]
 	}
 	if err != nil && wrap != nil {
-		return wrap(err)
+		err = wrap(err)
+	}
+	if err != nil && v.begun {
+		err = fmt.Errorf("a part of the change stands, which was larger than one bundle of %d flows; Sync makes it whole: %w", maxBundle, err)
 	}
 	return err
 }
