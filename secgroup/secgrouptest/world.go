@@ -67,12 +67,12 @@ func worldVMs() []*vm {
 // without, only frames made by hand come from them.
 func newWorld(t testing.TB, h Harness, addresses bool) *world {
 	t.Helper()
-	w := &world{t: t, ctx: context.WithoutCancel(t.Context()), hosts: h.Make(t, 2), vms: map[string]*vm{}, quiet: 50 * time.Millisecond, limit: h.Limits, settle: h.Settle}
+	w := &world{t: t, ctx: context.WithoutCancel(t.Context()), hosts: h.Make(t, 2), vms: map[string]*vm{}, quiet: lab.Patience(50 * time.Millisecond), limit: h.Limits, settle: h.Settle}
 	if w.settle == nil {
 		w.settle = func() {}
 	}
 	if h.Slow {
-		w.quiet *= 2
+		w.quiet = max(w.quiet, 100*time.Millisecond)
 	}
 	for i, host := range w.hosts {
 		if h.Central && i > 0 {
@@ -255,7 +255,7 @@ func (w *world) send(probes []probe) []bool {
 			_, got[i] = w.vms[p.to].cap.Find(time.Until(end), is(p.frame))
 		}
 	}
-	time.Sleep(lab.Patience(w.quiet))
+	time.Sleep(w.quiet)
 	for i, p := range probes {
 		if !p.pass {
 			_, got[i] = w.vms[p.to].cap.Find(0, is(p.frame))
