@@ -3,7 +3,12 @@
 // the parts tell each other in registers. It is a page, and no code.
 package pipeline
 
-import "github.com/vnet-go/vnet"
+import (
+	"fmt"
+	"math/bits"
+
+	"github.com/vnet-go/vnet"
+)
 
 // The tables. What fills one sends packets on to the next by itself; a stage
 // that nobody fills passes.
@@ -106,6 +111,64 @@ func Tables() []Table {
 		{71, 74, "ingress", vnet.PartSecGroup, "rules of what a port is sent", "dropped"},
 		{80, 80, "deliver", vnet.PartOverlay, "out of the port in reg3", "delivered"},
 		{253, 253, "registry", vnet.PartHost, "never reached: what stands, in notes", "dropped"},
+	}
+}
+
+// Line is a line of the page about something that has a name here.
+type Line struct {
+	Name string // the constant's or function's; "" where a part has it to itself
+	At   string
+	Does string
+}
+
+// Registers returns the page's lines about registers and connections.
+func Registers() []Line {
+	return []Line{
+		{"RegFlags", "reg0", "flags: bits 0-7 as below, 8-15 secgroup's while it is at work, 16-31 router's"},
+		{"RegNetwork", "reg1", "number of the network"},
+		{"RegIn", "reg2", "number of the port of this host that it came from; 0: of none"},
+		{"RegOut", "reg3", "number of the port that it goes to"},
+		{"RegRouter", "reg4", "number of the router"},
+		{"", "reg5-reg7", "secgroup's: the group whose rules are looked at (reg6), conjunctions"},
+		{"RegHop", "reg8", "address of the next hop: IPv4 here, IPv6 in reg8-reg11 (xxreg2)"},
+		{"", "reg11-reg15", "router's while it is at work"},
+		{"", "ct_mark", "of a connection in a network's zone: secgroup's"},
+		{"", "ct_label", "of a connection in a port's zone: metadata's"},
+	}
+}
+
+// Flags returns the page's lines about register 0.
+func Flags() []Line {
+	bit := func(f uint) string { return fmt.Sprintf("bit %d", bits.TrailingZeros(f)) }
+	return []Line{
+		{"Filtered", bit(Filtered), "the port it came from wants filtering"},
+		{"FromTunnel", bit(FromTunnel), "it came by a tunnel"},
+		{"FromWire", bit(FromWire), "it came from a physical network"},
+		{"Routed", bit(Routed), "a router of this host has sent it on"},
+		{"OutFiltered", bit(OutFiltered), "the port it goes to wants filtering"},
+		{"New", bit(New), "a connection that was let through and is not committed"},
+		{"Resolved", bit(Resolved), "table Neighbours has set the destination's MAC"},
+		{"Hop4", bit(Hop4), "the next hop is an IPv4 address"},
+	}
+}
+
+// Numbers returns the page's lines about numbers, OpenFlow ports and conntrack zones.
+func Numbers() []Line {
+	span := func(a, b int) string { return fmt.Sprintf("%d-%d", a, b) }
+	first, _ := ZonesOfRouter(1)
+	_, last := ZonesOfRouter(Routers)
+	return []Line{
+		{"Ports", span(1, Ports), "numbers of ports of this host: register 2 and 3, and the OpenFlow port"},
+		{"Networks", span(1, Networks), "numbers of networks: register 1"},
+		{"Routers", span(1, Routers), "numbers of routers: register 4"},
+		{"Patches", span(1, Patches), "numbers of physical networks"},
+		{"VXLANPort", fmt.Sprint(VXLANPort), "OpenFlow port of all VXLAN tunnels"},
+		{"GenevePort", fmt.Sprint(GenevePort), "OpenFlow port of all Geneve tunnels"},
+		{"PatchPort", span(PatchPort+1, PatchPort+Patches), "OpenFlow ports of patches to physical networks"},
+		{"ProbePort", fmt.Sprintf("%d and on", ProbePort), "OpenFlow ports by which hosts are watched; they carry nothing"},
+		{"ZoneOfNetwork", span(int(ZoneOfNetwork(1)), int(ZoneOfNetwork(Networks))), "zones of networks: filters"},
+		{"ZonesOfRouter", span(int(first), int(last)), "zones of routers, two each: destinations, and sources, translated"},
+		{"ZoneOfPort", span(int(ZoneOfPort(1)), int(ZoneOfPort(Ports))), "zones of ports: what is between them and this host's servers"},
 	}
 }
 
