@@ -34,15 +34,22 @@ type Probe struct {
 	Up bool
 }
 
-// Peer is the tunnel end of a host that Options.Peers names; this one is none.
+// SetPeers says which peers there are, in place of Options.Peers. Who is
+// watched does not change by that, but by [Tx.Probe].
+func (s *Switch) SetPeers(all map[string]netip.Addr) {
+	all = maps.Clone(all)
+	s.peers.Store(&all)
+}
+
+// Peer is the tunnel end of a peer; this host itself is none.
 func (s *Switch) Peer(host string) (netip.Addr, bool) {
-	a, ok := s.o.Peers[host]
+	a, ok := (*s.peers.Load())[host]
 	return a, ok && host != s.o.Name && a.IsValid()
 }
 
 // Peers are the names of all peers, in order.
 func (s *Switch) Peers() []string {
-	return slices.DeleteFunc(slices.Sorted(maps.Keys(s.o.Peers)), func(h string) bool { _, ok := s.Peer(h); return !ok })
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(*s.peers.Load())), func(h string) bool { _, ok := s.Peer(h); return !ok })
 }
 
 func (s *Switch) probeMark(host string) mark {
@@ -67,7 +74,7 @@ func (s *Switch) Probes() (all map[string]Probe, live bool) {
 
 // Probe has the switch watch these peers, and no others, when the submission
 // stands: each by a tunnel port of its own, whose other end must do the same.
-// A host that Options.Peers does not name is [vnet.ErrNotFound].
+// A host that is no peer is [vnet.ErrNotFound].
 func (tx *Tx) Probe(hosts ...string) {
 	s := tx.v.s
 	want := map[string]netip.Addr{}

@@ -66,6 +66,7 @@ type Switch struct {
 
 	writing sync.Mutex // one submission at a time
 	writes  atomic.Uint64
+	peers   atomic.Pointer[map[string]netip.Addr]
 	metrics metrics
 	book    book
 
@@ -104,6 +105,7 @@ func Open(ctx context.Context, owner vnet.Owner, o *Options) (*Switch, error) {
 	if err := s.defaults(); err != nil {
 		return nil, err
 	}
+	s.SetPeers(s.o.Peers)
 	if err := s.metrics.register(s.o.Metrics); err != nil {
 		return nil, err
 	}
