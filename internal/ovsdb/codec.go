@@ -149,6 +149,20 @@ func merge(old, d reflect.Value) reflect.Value {
 			return reflect.ValueOf(toggle(o, d.Interface().([]float64)))
 		}
 	case reflect.Map:
+		if o, ok := old.Interface().(map[string]string); ok && len(o) > 0 {
+			out := maps.Clone(o)
+			for k, v := range d.Interface().(map[string]string) {
+				if was, has := o[k]; has && was == v {
+					delete(out, k)
+				} else {
+					out[k] = v
+				}
+			}
+			if len(out) == 0 {
+				return reflect.Zero(old.Type())
+			}
+			return reflect.ValueOf(out)
+		}
 		out := reflect.MakeMapWithSize(old.Type(), old.Len()+d.Len())
 		for it := old.MapRange(); it.Next(); {
 			out.SetMapIndex(it.Key(), it.Value())
