@@ -272,7 +272,7 @@ func (x *numbers) free(k numbered) (uint16, error) {
 }
 
 func (x *numbers) release(part vnet.Part, k numbered) {
-	if c, ok := x.get(k); ok {
+	if c, ok := x.get(k); ok && slices.Contains(c.parts, part) {
 		x.want[k] = c.without(part)
 	}
 }

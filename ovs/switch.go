@@ -422,12 +422,16 @@ func (s *Switch) stale() bool {
 	return false
 }
 
-// stands takes down that a part's submission stands in the switch at c.
-func (s *Switch) stands(c *of.Conn, part vnet.Part, all bool) {
+// stands takes down that a part's submission stands in the switch.
+func (v *view) stands(part vnet.Part, all bool) {
+	s := v.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if e := v.objects[s.Cookie(vnet.PartHost, "base", "base")]; e != nil && e.changed && s.conn == v.conn {
+		s.life = string(e.want.Record) // somebody had removed the flows
+	}
 	w, known := s.wrote[part]
-	if s.conn != c || known && w.all && !all {
+	if s.conn != v.conn || known && w.all && !all {
 		return
 	}
 	s.wrote[part] = written{s.restarts, all || w.all}

@@ -109,7 +109,7 @@ func (s *Switch) commit(ctx context.Context, xs []submission) (err error) {
 			return s.unknown(c, err)
 		}
 		for _, x := range xs {
-			s.stands(c, x.part, v.whole[x.part])
+			v.stands(x.part, v.whole[x.part])
 		}
 		if err := v.free(ctx); err != nil {
 			return fmt.Errorf("what was asked for stands; numbers that are not used any more are not free: %w", err)
