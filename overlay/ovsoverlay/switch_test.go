@@ -17,7 +17,7 @@ import (
 	"github.com/vnet-go/vnet/ovs"
 )
 
-const patience = 20 * time.Second
+const patience = 30 * time.Second
 
 // only is one host.
 func only(t testing.TB) *host {
@@ -142,9 +142,9 @@ func TestRestart(t *testing.T) {
 	a, b := plugged(t, l, f, state.Ports[0]), plugged(t, l, f, state.Ports[1])
 	a.Configure("eth0", []string{address(0).String() + "/16"})
 	b.Configure("eth0", []string{address(1).String() + "/16"})
-	require.NoError(t, a.Ping(address(1).String(), 5))
+	lab.Eventually(t, patience, "packets pass", func() bool { return a.Ping(address(1).String(), 5) == nil })
 
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
 	events := f.Watch(ctx)
 	told := make(chan vnet.Event, 1)
@@ -168,7 +168,7 @@ func TestRestart(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 3, p.Count(vnet.Create), "%s", p)
 	require.NoError(t, f.Sync(t.Context(), state, vnet.SyncOptions{}))
-	require.NoError(t, a.Ping(address(1).String(), 10))
+	lab.Eventually(t, patience, "packets pass again", func() bool { return a.Ping(address(1).String(), 5) == nil })
 	n, _ := sw.Number("port", "p0")
 	require.EqualValues(t, 1, n, "numbers stay")
 }

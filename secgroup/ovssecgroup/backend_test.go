@@ -133,6 +133,9 @@ func (s *site) echo(t testing.TB, vm int, port uint16) {
 	}()
 }
 
+// long is how long to wait for what must come.
+const long = 20 * time.Second
+
 // ask sends a datagram of a size from a new socket and reports whether it came back.
 func (s *site) ask(t testing.TB, vm int, to netip.Addr, port uint16, size int, within time.Duration) bool {
 	t.Helper()
@@ -164,7 +167,7 @@ func TestFragments(t *testing.T) {
 	}))
 	defer c.Close()
 	for _, size := range []int{100, 4000} {
-		require.NoError(t, c.SetDeadline(time.Now().Add(5*time.Second)))
+		require.NoError(t, c.SetDeadline(time.Now().Add(long)))
 		_, err := c.Write(make([]byte, size))
 		require.NoError(t, err)
 		n, err := c.Read(make([]byte, 1<<16))
@@ -174,7 +177,7 @@ func TestFragments(t *testing.T) {
 	require.False(t, s.ask(t, 0, to, 53, 4000, 300*time.Millisecond), "the limit")
 	udp := secgroup.Rule{ID: "udp", Direction: secgroup.Ingress, Ethertype: secgroup.IPv4, Protocol: "udp"}
 	s.sync(t, []secgroup.Group{out(), {ID: "dns", Rules: []secgroup.Rule{udp}}}, sitePort(0, "out"), sitePort(1, "dns"))
-	require.True(t, s.ask(t, 0, to, 53, 4000, 5*time.Second), "a rule without ports")
+	require.True(t, s.ask(t, 0, to, 53, 4000, long), "a rule without ports")
 }
 
 func out() secgroup.Group {
@@ -193,22 +196,22 @@ func TestICMPv6Ends(t *testing.T) {
 	a, b := sitePort(0), sitePort(1)
 	cap0, cap1 := s.vms[0].Capture("eth0"), s.vms[1].Capture("eth0")
 	seq := uint16(0)
-	send := func(from *lab.NS, p, q secgroup.Port, typ uint8, cap *lab.Capture) bool {
+	send := func(from *lab.NS, p, q secgroup.Port, typ uint8, cap *lab.Capture, within time.Duration) bool {
 		seq++
 		f := lab.Frame{SrcMAC: p.MAC, DstMAC: q.MAC, Src: p.FixedIPs[1], Dst: q.FixedIPs[1], Proto: lab.ICMPv6, ICMPType: typ, ICMPID: 7777, ICMPSeq: seq, TTL: 64}
 		from.Inject("eth0", f.Bytes())
-		_, ok := cap.Find(time.Second/2, func(g lab.Frame) bool { return g.ICMPID == 7777 && g.ICMPSeq == seq && g.ICMPType == typ })
+		_, ok := cap.Find(within, func(g lab.Frame) bool { return g.ICMPID == 7777 && g.ICMPSeq == seq && g.ICMPType == typ })
 		return ok
 	}
-	require.True(t, send(s.vms[0], a, b, 128, cap1))
-	require.True(t, send(s.vms[1], b, a, 129, cap0))
+	require.True(t, send(s.vms[0], a, b, 128, cap1, long))
+	require.True(t, send(s.vms[1], b, a, 129, cap0, long))
 	require.NoError(t, s.sg.EnsureGroup(context.Background(), secgroup.Group{ID: "ping"}))
-	require.False(t, send(s.vms[1], b, a, 129, cap0), "an answer afterwards")
-	require.False(t, send(s.vms[0], a, b, 128, cap1), "a request afterwards")
+	require.False(t, send(s.vms[1], b, a, 129, cap0, time.Second/2), "an answer afterwards")
+	require.False(t, send(s.vms[0], a, b, 128, cap1, time.Second/2), "a request afterwards")
 	require.NoError(t, s.sg.EnsureGroup(context.Background(), ping))
 	require.NoError(t, s.sw.Settle(context.Background()))
-	require.True(t, send(s.vms[0], a, b, 128, cap1), "a request when the rule has come back")
-	require.True(t, send(s.vms[1], b, a, 129, cap0), "and its answer")
+	require.True(t, send(s.vms[0], a, b, 128, cap1, long), "a request when the rule has come back")
+	require.True(t, send(s.vms[1], b, a, 129, cap0, long), "and its answer")
 	require.EqualValues(t, 1, counted(t, r, "vnet_secgroup_connection_walks_total"))
 	require.GreaterOrEqual(t, counted(t, r, "vnet_secgroup_connections_ended_total"), 1.0)
 }
@@ -268,7 +271,7 @@ func TestNoWindow(t *testing.T) {
 	to := sitePort(1).FixedIPs[0]
 	n := 0
 	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); n++ {
-		require.True(t, s.ask(t, 0, to, 53, 100, 2*time.Second), "datagram %d", n)
+		require.True(t, s.ask(t, 0, to, 53, 100, long), "datagram %d", n)
 	}
 	close(stop)
 	require.NoError(t, <-done)
@@ -284,12 +287,12 @@ func TestRestartOfTheSwitch(t *testing.T) {
 	groups := []secgroup.Group{out(), {ID: "dns", Rules: []secgroup.Rule{rule("dns", "udp", 53)}}}
 	s.sync(t, groups, sitePort(0, "out"), sitePort(1, "dns"))
 	to := sitePort(1).FixedIPs[0]
-	require.True(t, s.ask(t, 0, to, 53, 100, 5*time.Second))
+	require.True(t, s.ask(t, 0, to, 53, 100, long))
 	s.m.Vswitchd.Restart()
 	require.False(t, s.ask(t, 0, to, 53, 100, 200*time.Millisecond))
 	state := secgroup.State{Groups: groups, Ports: []secgroup.Port{sitePort(0, "out"), sitePort(1, "dns")}}
 	var plan vnet.Plan
-	lab.Eventually(t, 10*time.Second, "the switch is back", func() bool {
+	lab.Eventually(t, long, "the switch is back", func() bool {
 		var err error
 		plan, err = s.sg.Plan(ctx, state)
 		return err == nil && len(plan.Changes) > 0
@@ -303,7 +306,7 @@ func TestRestartOfTheSwitch(t *testing.T) {
 	}
 	require.NoError(t, s.ov.Sync(ctx, overlay.State{Networks: []overlay.Network{{ID: "net", Segment: overlay.Segment{Type: overlay.Local}, MTU: 1500}}, Ports: ports}, vnet.SyncOptions{}))
 	require.NoError(t, s.sw.Settle(ctx))
-	require.True(t, s.ask(t, 0, to, 53, 100, 5*time.Second))
+	require.True(t, s.ask(t, 0, to, 53, 100, long))
 }
 
 // TestBatch collects what several calls ask for, of two parts, and commits it
@@ -328,7 +331,7 @@ func TestBatch(t *testing.T) {
 		_, err := c.Read(make([]byte, 10))
 		return err
 	}
-	require.NoError(t, talk(5*time.Second))
+	require.NoError(t, talk(long))
 
 	batch := s.sw.Batch()
 	b, err := ovssecgroup.New(batch, nil)
@@ -343,7 +346,7 @@ func TestBatch(t *testing.T) {
 	require.Len(t, batch.Changes().Changes, 4)
 	require.Contains(t, batch.Changes().String(), "+ secgroup port port-000077 on h1")
 	require.NoError(t, batch.Commit(ctx))
-	require.NoError(t, talk(5*time.Second), "another group allows it")
+	require.NoError(t, talk(long), "another group allows it")
 
 	require.NoError(t, b.EnsureGroup(ctx, secgroup.Group{ID: "dns2"}))
 	require.NoError(t, batch.Commit(ctx))
