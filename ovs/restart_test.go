@@ -157,3 +157,39 @@ func TestTheBridgeIsRemovedByHand(t *testing.T) {
 	require.NoError(t, s.Cleanup(ctx))
 	require.ErrorIs(t, s.Submit(ctx, vnet.PartOverlay, whole("x")), vnet.ErrNotFound)
 }
+
+func TestPortEvents(t *testing.T) {
+	l := lab.New(t)
+	sw := l.Switches(lab.SwitchOptions{Name: "h1"})[0]
+	s := open(t, sw, vnet.Owner(l.Owner("")), ovs.Options{})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	require.NoError(t, s.Submit(ctx, vnet.PartOverlay, wired("a", "b")))
+	events := make(chan vnet.Event, 100)
+	seq := s.Watch(ctx)
+	go func() {
+		for e := range seq {
+			events <- e
+		}
+	}()
+	wait := func(kind, id string) {
+		t.Helper()
+		select {
+		case e := <-events:
+			require.Equal(t, []string{string(vnet.PartOverlay), kind, id}, []string{string(e.Part), e.Kind, e.ID})
+		case <-time.After(time.Minute):
+			t.Fatalf("no %s of %s", kind, id)
+		}
+	}
+	vm := l.NS("a")
+	_, err := s.Plug(ctx, ovs.Plug{Part: vnet.PartOverlay, PortID: "a", Kind: "veth", Netns: vm.Path})
+	require.NoError(t, err)
+	vm.IP("link", "set", "eth0", "up")
+	wait("port-up", "a")
+	vm.IP("link", "set", "eth0", "down")
+	wait("port-down", "a")
+	vm.IP("link", "set", "eth0", "up")
+	wait("port-up", "a")
+	require.NoError(t, s.Unplug(ctx, vnet.PartOverlay, "a"))
+	wait("port-down", "a")
+}

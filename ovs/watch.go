@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/vnet-go/vnet"
+	"github.com/vnet-go/vnet/internal/vswitchrow"
 )
 
 // EventRestarted is the kind of the event that the switch has been restarted:
@@ -27,7 +28,8 @@ func (s *Switch) Watch(ctx context.Context) iter.Seq[vnet.Event] {
 	}
 	s.mu.Unlock()
 	wake, stop := s.db.Watch("Interface")
-	up := s.up()
+	seen := map[string]watched{}
+	s.look(seen)
 	return func(yield func(vnet.Event) bool) {
 		defer func() {
 			stop()
@@ -46,41 +48,57 @@ func (s *Switch) Watch(ctx context.Context) iter.Seq[vnet.Event] {
 					return
 				}
 			case <-wake:
-				now := s.up()
-				for k, v := range now {
-					if up[k] != v && !yield(portEvent(k, v)) {
+				for _, e := range s.look(seen) {
+					if !yield(e) {
 						return
 					}
 				}
-				for k, v := range up {
-					if _, there := now[k]; !there && v && !yield(portEvent(k, false)) {
-						return
-					}
-				}
-				up = now
 			}
 		}
 	}
 }
 
-type pluggedPort struct {
+// watched is a plugged port as it was when last looked at.
+type watched struct {
+	row  *vswitchrow.Interface
 	part vnet.Part
 	id   string
+	up   bool // frames can pass its device
 }
 
-func portEvent(k pluggedPort, up bool) vnet.Event {
-	e := vnet.Event{Time: time.Now(), Part: k.part, Kind: "port-down", ID: k.id}
-	if up {
-		e.Kind = "port-up"
+// look says what became of plugged ports since seen, which it brings up to date.
+func (s *Switch) look(seen map[string]watched) (es []vnet.Event) {
+	tell := func(w watched) {
+		e := vnet.Event{Time: time.Now(), Part: w.part, Kind: "port-down", ID: w.id}
+		if w.up {
+			e.Kind = "port-up"
+		}
+		es = append(es, e)
 	}
-	return e
-}
-
-// up says of each plugged port whether frames can pass its device.
-func (s *Switch) up() map[pluggedPort]bool {
-	out := map[pluggedPort]bool{}
-	for _, p := range pluggedIn(s.db.State()) {
-		out[pluggedPort{p.Part, p.PortID}] = p.Up && p.Number != 0
+	there := map[string]bool{}
+	for u, r := range s.db.State().Group("Interface", "ours") {
+		there[u] = true
+		was, i := seen[u], r.(*vswitchrow.Interface)
+		if was.row == i {
+			continue
+		}
+		now := watched{row: i, up: was.up}
+		if i.ExternalIDs[keyKind] == kindPort {
+			p := asPlugged(i)
+			now.part, now.id, now.up = p.Part, p.PortID, p.Up && p.Number != 0
+			if now.up != was.up {
+				tell(now)
+			}
+		}
+		seen[u] = now
 	}
-	return out
+	for u, w := range seen {
+		if !there[u] {
+			if delete(seen, u); w.up {
+				w.up = false
+				tell(w)
+			}
+		}
+	}
+	return es
 }
