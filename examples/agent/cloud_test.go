@@ -162,12 +162,16 @@ var platformHosts = map[string]func(s *site, names ...string) []*host{
 	topology.OVS: func(s *site, names ...string) (out []*host) {
 		s.world.NoOffload("eth0")
 		var o []lab.SwitchOptions
+		var peers []string
+		for name, end := range s.topo.TunnelEnds() {
+			peers = append(peers, name+"="+end.String())
+		}
 		for _, n := range names {
 			o = append(o, lab.SwitchOptions{Name: n, Physical: []string{"provider"}})
 		}
 		for i, sw := range s.l.Switches(o...) {
 			out = append(out, &host{Host: sw.Host, sw: sw, name: names[i], tunnelIP: sw.EncapIP, args: []string{"-vswitch", sw.Endpoint, "-ovs-control", sw.Vswitchd.Ctl,
-				"-datapath", "netdev", "-physical", "provider=" + sw.Mappings["provider"]}})
+				"-datapath", "netdev", "-physical", "provider=" + sw.Mappings["provider"], "-peers", strings.Join(peers, ",")}})
 		}
 		return out
 	},

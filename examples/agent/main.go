@@ -50,7 +50,7 @@ type config struct {
 	dir                  string
 	instances, tokens    string
 	netns, netnsDir      string
-	tunnelIP             string
+	tunnelIP, peers      string
 	physical             string
 	vswitch              string
 	rundir, control      string
@@ -77,6 +77,7 @@ func (c *config) flags(f *flag.FlagSet) {
 	f.StringVar(&c.netns, "netns", "", "network namespace that is the host, a path; empty: this process's")
 	f.StringVar(&c.netnsDir, "netns-dir", "", "where named network namespaces are; empty: /run/netns")
 	f.StringVar(&c.tunnelIP, "tunnel-ip", "", "this host's end of tunnels; empty: none")
+	f.StringVar(&c.peers, "peers", "", "ovs: the hosts that gateways fail over between, or that use them, with their ends of tunnels: HOST=ADDRESS,...")
 	f.StringVar(&c.physical, "physical", "", "physical networks and the device or bridge that is each: NAME=DEVICE,...")
 	f.StringVar(&c.vswitch, "vswitch", "unix:/run/openvswitch/db.sock", "ovs: endpoint of this host's Open_vSwitch database")
 	f.StringVar(&c.rundir, "ovs-rundir", "", "ovs: directory of ovs-vswitchd's sockets; empty: that of the database's socket")
@@ -275,7 +276,7 @@ func (c *config) forget() error {
 // hostOptions opens what a platform needs. The host is this process's alone
 // until done is called.
 func (c *config) hostOptions(log *slog.Logger, reg prometheus.Registerer) (o hostOptions, done func() error, err error) {
-	o = hostOptions{owner: vnet.Owner(c.owner), host: c.host, netns: c.netns, netnsDir: c.netnsDir, physicalNetworks: map[string]string{},
+	o = hostOptions{owner: vnet.Owner(c.owner), host: c.host, netns: c.netns, netnsDir: c.netnsDir, physicalNetworks: map[string]string{}, peers: map[string]netip.Addr{},
 		instances: instances{}, tokens: metadata.Tokens(c.tokens), vswitch: c.vswitch, rundir: c.rundir, control: c.control, bridge: c.bridge, datapath: c.datapath,
 		log: log, metrics: reg}
 	var closers []func() error
@@ -294,6 +295,15 @@ func (c *config) hostOptions(log *slog.Logger, reg prometheus.Registerer) (o hos
 	if c.tunnelIP != "" {
 		if o.tunnelIP, err = netip.ParseAddr(c.tunnelIP); err != nil {
 			return o, nil, fmt.Errorf("-tunnel-ip: %w", err)
+		}
+	}
+	for pair := range strings.SplitSeq(c.peers, ",") {
+		if pair == "" {
+			continue
+		}
+		name, addr, ok := strings.Cut(pair, "=")
+		if o.peers[name], err = netip.ParseAddr(addr); err != nil || !ok || name == "" {
+			return o, nil, fmt.Errorf("-peers: %q is not HOST=ADDRESS", pair)
 		}
 	}
 	for pair := range strings.SplitSeq(c.physical, ",") {

@@ -43,7 +43,8 @@ type hostOptions struct {
 	host             string
 	netns, netnsDir  string
 	tunnelIP         netip.Addr
-	physicalNetworks map[string]string // -> device or bridge
+	peers            map[string]netip.Addr // other hosts' ends of tunnels
+	physicalNetworks map[string]string     // -> device or bridge
 	instances        metadata.Instances
 	tokens           metadata.Tokens
 	leases           *leasestore.Store

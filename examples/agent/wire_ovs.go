@@ -17,7 +17,7 @@ import (
 // wireOVS carries the host on its Open vSwitch.
 func wireOVS(ctx context.Context, o hostOptions) (_ *subsystems, err error) {
 	sw, err := ovs.Open(ctx, o.owner, &ovs.Options{Name: o.host, Database: o.vswitch, RunDir: o.rundir, Control: o.control, Bridge: o.bridge, DatapathType: o.datapath,
-		PhysicalNetworks: o.physicalNetworks, TunnelIP: o.tunnelIP, Netns: o.netns, Logger: o.log, Metrics: o.metrics})
+		PhysicalNetworks: o.physicalNetworks, TunnelIP: o.tunnelIP, Peers: o.peers, Netns: o.netns, Logger: o.log, Metrics: o.metrics})
 	if err != nil {
 		return nil, err
 	}

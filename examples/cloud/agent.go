@@ -128,7 +128,8 @@ func (a *agent) open(ctx context.Context, t *topology.Cloud) error {
 		}
 	}
 	for _, h := range want {
-		if a.sites[h.Name] != nil {
+		if open := a.sites[h.Name]; open != nil {
+			open.meet(t)
 			continue
 		}
 		log := a.log.With("site", h.Name)
@@ -180,7 +181,7 @@ func openSite(ctx context.Context, m *machine.Machine, t *topology.Cloud, h topo
 				o.PhysicalNetworks[p] = machine.PhysicalBridge(p)
 			}
 		}
-		o.OVS = m.OVS(h.Name)
+		o.OVS, o.Peers = m.OVS(h.Name), t.TunnelEnds()
 	}
 	if p.Central != nil {
 		o.OVN = m.OVN(h.Name)
@@ -231,6 +232,11 @@ func (a *agent) handleSync(w http.ResponseWriter, r *http.Request) {
 			a.log.Info("synced", "step", s, "seconds", d.Seconds())
 			tell(event{Step: s, Seconds: d.Seconds()})
 		})
+		for _, s := range sites {
+			if err == nil && s.settled != nil {
+				err = s.settled(r.Context())
+			}
+		}
 	}
 	if err != nil {
 		a.log.Error("sync", "err", err)

@@ -36,6 +36,16 @@ type Subsystems struct {
 	Serve func(context.Context) error
 	Holds scope // whose desired state it is told
 	Close func() error
+	peers func(map[string]netip.Addr) // tells a host of the others' tunnel ends; nil: nothing needs them
+	// settled waits until gateways are where they stay; nil: they always are.
+	settled func(context.Context) error
+}
+
+// meet tells a host which others there are.
+func (s *Subsystems) meet(t *topology.Cloud) {
+	if s.peers != nil {
+		s.peers(t.TunnelEnds())
+	}
 }
 
 // scope is how much of a cloud's desired state a site is told.
@@ -75,9 +85,10 @@ type SiteOptions struct {
 	UnderlayMTU int
 	Log         *slog.Logger
 
-	Netns            string            // a host's namespace
-	PhysicalNetworks map[string]string // a host's; -> device, or bridge of Open vSwitch
-	TunnelIP         netip.Addr        // a host's
+	Netns            string                // a host's namespace
+	PhysicalNetworks map[string]string     // a host's; -> device, or bridge of Open vSwitch
+	TunnelIP         netip.Addr            // a host's
+	Peers            map[string]netip.Addr // all hosts' tunnel ends
 
 	OVN machine.OVNEndpoints
 	OVS machine.OVSEndpoint // a host's

@@ -185,6 +185,7 @@ func planOrNew(ctx context.Context, s *Subsystems, t *topology.Cloud, site strin
 	if s == nil {
 		s = fresh
 	}
+	s.meet(t)
 	want, _ := fresh.states(t, site)
 	return planSite(ctx, s, fresh, site, want)
 }

@@ -23,7 +23,7 @@ import (
 // wireOVS carries a host on its Open vSwitch.
 func wireOVS(ctx context.Context, o SiteOptions) (_ *Subsystems, err error) {
 	sw, err := ovs.Open(ctx, o.Owner, &ovs.Options{Name: o.Name, Database: o.OVS.Database, RunDir: o.OVS.RunDir, Control: o.OVS.Control, DatapathType: "netdev",
-		PhysicalNetworks: o.PhysicalNetworks, TunnelIP: o.TunnelIP, Netns: o.Netns, Logger: o.Log})
+		PhysicalNetworks: o.PhysicalNetworks, TunnelIP: o.TunnelIP, Peers: o.Peers, Netns: o.Netns, Logger: o.Log})
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +49,7 @@ func wireOVS(ctx context.Context, o SiteOptions) (_ *Subsystems, err error) {
 	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		return nil, err
 	}
-	s := &Subsystems{Close: func() error { return errors.Join(h.Close(), sw.Close()) }}
+	s := &Subsystems{peers: sw.SetPeers, settled: rb.Settled, Close: func() error { return errors.Join(h.Close(), sw.Close()) }}
 	s.Overlay, err1 = overlay.New(ob, nil)
 	s.SecGroup, err2 = secgroup.New(sb, nil)
 	s.Router, err3 = router.New(rb, nil)

@@ -13,6 +13,7 @@ import (
 	"github.com/vnet-go/vnet"
 	of "github.com/vnet-go/vnet/internal/openflow"
 	"github.com/vnet-go/vnet/internal/pipeline"
+	"github.com/vnet-go/vnet/overlay"
 	"github.com/vnet-go/vnet/ovs"
 	"github.com/vnet-go/vnet/router"
 )
@@ -38,7 +39,8 @@ type Backend struct {
 	adverts  *advertiser
 	announce *announcer
 
-	book book
+	book  book
+	judge judge
 
 	mu      sync.Mutex // held through every call that writes
 	serving sync.Mutex // held by Serve
@@ -62,6 +64,7 @@ func New(t ovs.Target, o *Options) (*Backend, error) {
 	}
 	b.adverts = newAdvertiser(b.log, b.send)
 	b.announce = newAnnouncer(b.log, b.send)
+	b.judge.self = sw.Name()
 	return b, nil
 }
 
@@ -73,8 +76,13 @@ func (b *Backend) Features(context.Context) router.Features {
 // Health implements [router.Backend].
 func (b *Backend) Health(ctx context.Context) vnet.Health { return b.sw.Health(ctx) }
 
-// home reports whether a router's own host is this one.
-func (b *Backend) home(r router.Router) bool { return r.Host == "" || r.Host == b.sw.Name() }
+// home reports whether a router is at home here, if at says where that is.
+func (b *Backend) home(r router.Router, at *string) bool {
+	if at != nil {
+		return *at == b.sw.Name()
+	}
+	return r.Host == "" || r.Host == b.sw.Name()
+}
 
 // work is one submission in the making.
 type work struct {
@@ -83,6 +91,8 @@ type work struct {
 	differs []vnet.Change // objects that are not as they should
 	// before is where floating IPs were, by id, as [work.standing] saw it.
 	before map[string]string
+	homes  map[string]bool   // routers that were at home here, as well
+	moved  map[string]string // routers that are to be at home elsewhere than they are
 }
 
 func (b *Backend) submit(ctx context.Context, f func(w *work) error) error {
@@ -93,15 +103,17 @@ func (b *Backend) submit(ctx context.Context, f func(w *work) error) error {
 
 // networkRecord is what of package overlay's record of a network matters here.
 type networkRecord struct {
-	Segment struct {
-		PhysicalNetwork string `json:"physical_network"`
-	} `json:"segment"`
+	Segment overlay.Segment `json:"segment"`
 }
 
 // site is a router with its numbers.
 func (w *work) site(r router.Router) (site, error) {
 	physical := ""
-	s := site{spread: w.b.o.DistributedFloatingIPs, has: w.has, r: r, number: w.tx.RouterNumber(r.ID), nets: map[string]uint16{}, wire: map[string]bool{}, home: w.b.home(r), cookie: w.b.sw.LearnCookie(vnet.PartRouter, kindRouter, r.ID)}
+	at, err := w.at(r)
+	if err != nil {
+		return site{}, err
+	}
+	s := site{at: at, end: w.b.endOf(at), standby: slices.Contains(candidates(r), w.b.sw.Name()), tunnels: map[string]tunnel{}, spread: w.b.o.DistributedFloatingIPs, has: w.has, r: r, number: w.tx.RouterNumber(r.ID), nets: map[string]uint16{}, wire: map[string]bool{}, home: w.b.home(r, at), cookie: w.b.sw.LearnCookie(vnet.PartRouter, kindRouter, r.ID)}
 	for _, x := range sides(r) {
 		s.nets[x.network] = w.tx.NetworkNumber(x.network)
 		if b, ok := w.tx.Record(vnet.PartOverlay, "network", x.network); ok {
@@ -110,6 +122,11 @@ func (w *work) site(r router.Router) (site, error) {
 				return s, fmt.Errorf("network %s: its record: %w", x.network, err)
 			}
 			s.wire[x.network] = n.Segment.PhysicalNetwork != ""
+			if s.end.IsValid() {
+				if t, ok := w.tunnel(n); ok {
+					s.tunnels[x.network] = t
+				}
+			}
 			if x.gateway {
 				physical = n.Segment.PhysicalNetwork
 			}
@@ -152,8 +169,14 @@ func every[T any](w *work, kind string) (out []T, err error) {
 
 // standing is the state that stands here.
 func (w *work) standing() (st router.State, err error) {
-	if st.Routers, err = every[router.Router](w, kindRouter); err != nil {
+	seats, err := every[seat](w, kindRouter)
+	if err != nil {
 		return st, err
+	}
+	w.homes = map[string]bool{}
+	for _, s := range seats {
+		st.Routers = append(st.Routers, s.Router)
+		w.homes[s.ID] = w.b.home(s.Router, s.At)
 	}
 	fips, err := every[fip](w, kindFIP)
 	if err != nil {
@@ -254,6 +277,7 @@ func (w *work) bring(was, want router.State, stand [][2]string, others []router.
 	if len(want.Routers)+len(others) == 0 {
 		w.tx.Drop(kindBase, kindBase)
 	}
+	w.tx.Probe(w.b.peers(append(slices.Clone(others), want.Routers...))...)
 	used := map[string]bool{}
 	for _, r := range append(slices.Clone(others), want.Routers...) {
 		for _, x := range sides(r) {
@@ -302,19 +326,15 @@ func names(st router.State) (out [][2]string) {
 // end, what has come is announced, advertisements go on or cease.
 func (w *work) after(was, want router.State, sites map[string]site) {
 	b := w.b
-	homes := map[string]bool{}
-	for _, r := range was.Routers {
-		homes[r.ID] = b.home(r)
-	}
 	old := index(was.Routers, routerID)
 	fresh := map[uint16]bool{} // numbers whose zones are emptied
 	for id, s := range sites {
-		if was := old[id]; was == nil || s.home != homes[id] || was.Gateway != nil && s.r.Gateway == nil {
+		if was := old[id]; was == nil || s.home != w.homes[id] || was.Gateway != nil && s.r.Gateway == nil {
 			fresh[s.number] = true
 		}
 	}
-	wanted := announcements(want, b.home, func(f router.FloatingIP) string { return sites[f.RouterID].place(f) })
-	olds := announcements(was, b.home, func(f router.FloatingIP) string { return w.before[f.ID] })
+	wanted := announcements(want, func(id string) bool { return sites[id].home }, func(f router.FloatingIP) string { return sites[f.RouterID].place(f) })
+	olds := announcements(was, func(id string) bool { return w.homes[id] }, func(f router.FloatingIP) string { return w.before[f.ID] })
 	news := maps.Clone(wanted)
 	for k := range olds {
 		delete(news, k)
@@ -379,7 +399,7 @@ type announced struct {
 }
 
 // announcements are all that the routers of a state are known by from here.
-func announcements(st router.State, home func(router.Router) bool, place func(router.FloatingIP) string) map[announced]bool {
+func announcements(st router.State, home func(routerID string) bool, place func(router.FloatingIP) string) map[announced]bool {
 	out := map[announced]bool{}
 	gateways := map[string]*router.Gateway{}
 	for _, r := range st.Routers {
@@ -387,7 +407,7 @@ func announcements(st router.State, home func(router.Router) bool, place func(ro
 			continue
 		}
 		gateways[r.ID] = r.Gateway
-		if !home(r) {
+		if !home(r.ID) {
 			continue
 		}
 		for _, x := range sides(r) {
@@ -407,7 +427,7 @@ func announcements(st router.State, home func(router.Router) bool, place func(ro
 		}
 	}
 	for _, f := range st.PortForwards {
-		if g := gateways[f.RouterID]; g != nil {
+		if g := gateways[f.RouterID]; g != nil && home(f.RouterID) {
 			out[announced{g.NetworkID, g.MAC, f.ExternalIP}] = true
 		}
 	}
@@ -416,6 +436,9 @@ func announcements(st router.State, home func(router.Router) bool, place func(ro
 
 // EnsureRouter implements [router.Backend].
 func (b *Backend) EnsureRouter(ctx context.Context, r router.Router) error {
+	if err := b.checkHosts(r); err != nil {
+		return err
+	}
 	return b.submit(ctx, func(w *work) error {
 		all, err := w.standing()
 		if err != nil {
@@ -427,7 +450,7 @@ func (b *Backend) EnsureRouter(ctx context.Context, r router.Router) error {
 		if err != nil {
 			return err
 		}
-		if s.home || s.edge {
+		if s.home || s.standby || s.edge {
 			want = local(router.State{Routers: []router.Router{r}, FloatingIPs: was.FloatingIPs, PortForwards: was.PortForwards}, map[string]site{r.ID: s})
 			for _, f := range was.FloatingIPs {
 				if r.Gateway == nil {
@@ -479,11 +502,11 @@ func (w *work) holder(id string) (s site, ok bool, err error) {
 		return s, false, err
 	case r == nil:
 		return s, false, fmt.Errorf("router %s: %w", id, vnet.ErrNotFound)
-	case r.Gateway == nil && w.b.home(*r):
+	case r.Gateway == nil && w.b.home(*r, nil):
 		return s, false, fmt.Errorf("router %s has no gateway: %w", id, vnet.ErrConflict)
 	}
 	s, err = w.site(*r)
-	return s, err == nil && s.home, err
+	return s, err == nil && (s.home || s.standby), err
 }
 
 // EnsureFloatingIP implements [router.Backend].
@@ -552,7 +575,7 @@ func (b *Backend) EnsureFloatingIP(ctx context.Context, f router.FloatingIP) err
 		if at == atEdge {
 			mac = f.ExternalMAC
 		}
-		w.touched(s, f.FloatingIP, touches(f.FloatingIP, 0, 0, 0), at != elsewhere && (ext == nil || old == nil || old.Here != at || old.ExternalMAC != f.ExternalMAC), mac)
+		w.touched(s, f.FloatingIP, touches(f.FloatingIP, 0, 0, 0), at != elsewhere && at != standby && (ext == nil || old == nil || old.Here != at || old.ExternalMAC != f.ExternalMAC), mac)
 		return nil
 	})
 }
@@ -693,7 +716,7 @@ func (b *Backend) EnsurePortForward(ctx context.Context, f router.PortForward) e
 		if err := w.share(s, f.ExternalIP, 1); err != nil {
 			return err
 		}
-		w.touched(s, f.ExternalIP, touches(f.ExternalIP, protocol(f.Protocol), f.ExternalPort.First, f.ExternalPort.Last), ext == nil && !ownGateway(s.r, f.ExternalIP), s.r.Gateway.MAC)
+		w.touched(s, f.ExternalIP, touches(f.ExternalIP, protocol(f.Protocol), f.ExternalPort.First, f.ExternalPort.Last), s.home && ext == nil && !ownGateway(s.r, f.ExternalIP), s.r.Gateway.MAC)
 		return nil
 	})
 }
@@ -759,6 +782,11 @@ func (b *Backend) Plan(ctx context.Context, s router.State) (vnet.Plan, error) {
 }
 
 func (w *work) sync(s router.State, o *vnet.SyncOptions) error {
+	for i, r := range s.Routers {
+		if err := w.b.checkHosts(r); err != nil {
+			return vnet.In(fmt.Sprintf("routers[%d]", i), err)
+		}
+	}
 	w.tx.All() // with flows, as they are compared
 	was, err := w.standing()
 	if err != nil {

@@ -32,7 +32,7 @@ func (b *Backend) Explain(ctx context.Context, kind, id string) (x vnet.Explanat
 				return err
 			}
 			x.Text = fmt.Sprintf("floating IP %s on router %s, host %s: %s for %s, translated %s", id, f.RouterID, b.sw.Name(), f.FloatingIP.FloatingIP, f.FixedIP,
-				map[string]string{atHome: "at the router's home", atEdge: "here, where its port is", elsewhere: "on the host of its port"}[f.Here])
+				map[string]string{atHome: "at the router's home", atEdge: "here, where its port is", elsewhere: "on the host of its port", standby: "where the router is at home"}[f.Here])
 			if r, err := one[router.Router](w, kindRouter, f.RouterID); err == nil && r != nil && r.Gateway != nil {
 				w.explainFlows(&x, kindExternal, externalID(*r, f.FloatingIP.FloatingIP))
 			}
@@ -66,8 +66,16 @@ func (w *work) explainRouter(x *vnet.Explanation, o ovs.Object) error {
 		return err
 	}
 	where := "a short cut to host " + r.Host
-	if s.home {
+	switch {
+	case s.home:
 		where = "at home"
+	case s.at != nil && *s.at == "":
+		where = "at home nowhere"
+	case s.at != nil:
+		where = "a short cut to host " + *s.at
+	}
+	if s.at != nil {
+		where += fmt.Sprintf(" (of %s)", strings.Join(candidates(r), ", "))
 	}
 	x.Text = fmt.Sprintf("router %s on host %s: %s, number %d (register 4)", r.ID, w.b.sw.Name(), where, s.number)
 	for _, p := range sides(r) {

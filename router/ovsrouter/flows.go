@@ -24,6 +24,7 @@ const (
 	tUnSNAT    = 45
 	tDNAT      = 46
 	tTTL       = 47
+	tHome      = 48
 	tShare     = 49
 	tRoute     = 50
 	tStage     = 51
@@ -144,8 +145,8 @@ func baseFlows() (out []of.Flow) {
 		return []of.Action{of.Push{Slice: a}, of.Push{Slice: b}, of.Pop{Slice: a}, of.Pop{Slice: b}, typ, of.SetTTL{TTL: 64}}
 	}
 	echo4, echo6 := of.ICMP4(of.ICMPType.Is(8)), of.ICMP6(of.ICMPv6Type.Is(128))
-	add(tSelf, 200, of.IP4(flags(remote, 0)), of.Goto(tL2))
-	add(tSelf, 200, of.IP6(flags(remote, 0)), of.Goto(tL2))
+	add(tSelf, 200, of.IP4(flags(remote, 0)), of.Goto(tHome))
+	add(tSelf, 200, of.IP6(flags(remote, 0)), of.Goto(tHome))
 	add(tSelf, 110, echo6.With(of.IPv6Src.Prefix(linkLocal6)),
 		append(append(slices.Clone(turn), swap(true)...), leave(of.Goto(tAdmission))...)...)
 	add(tSelf, 100, echo4, append(swap(false), setFlags(original), of.Goto(tRoute))...)
@@ -195,7 +196,7 @@ func baseFlows() (out []of.Flow) {
 		add(tTTL, 100, ip(of.IPTTL.Is(1)), ask(askTTL))
 		add(tTTL, 50, ip(), of.DecTTL{}, of.Goto(tRoute))
 		add(tRoute, 1, ip(flags(0, remote|original)), ask(askRoute))
-		add(tRoute, 1, ip(flags(remote, original)), of.Goto(tL2))
+		add(tRoute, 1, ip(flags(remote, original)), of.Goto(tHome))
 		// Having passed: it is known where it goes.
 		add(tStage, 300, ip(flags(tooLong, original|remote)), ask(askTooLong))
 		add(tStage, 200, ip(flags(remote, 0)), of.Goto(tNeighbour))
@@ -241,7 +242,8 @@ func baseFlows() (out []of.Flow) {
 	}
 	add(tLeave, 100, of.Any(flags(found|remote|original, 0)), away...)
 	add(tLeave, 50, of.Any(flags(remote, found)), of.Load(regNet.Range(16, 31), 0), of.Move{Src: regCamePort, Dst: regNet.Range(0, 15)},
-		of.Set(of.Reg(0).Masked(0, allBits)), of.Goto(tL2))
+		of.Set(of.Reg(0).Masked(0, allBits)), of.Goto(tHome))
+	add(tHome, 1, nil, of.Goto(tL2))
 	return out
 }
 
@@ -261,6 +263,12 @@ type site struct {
 	wire   map[string]bool   // networks that are on a physical network
 	home   bool              // the router is here; else a short cut to it
 	cookie uint64            // of learned neighbours
+	// Of a router that may be at home on several hosts: where it is, this host
+	// or, at the tunnel end, another; and whether it may be here.
+	at      *string
+	end     netip.Addr
+	standby bool
+	tunnels map[string]tunnel // of its networks, where end is to be sent to
 	// spread: floating IPs are translated where their port is. edge: this host
 	// is not the router's, and on the gateway's physical network. has reports
 	// whether a port is on this host.
@@ -273,6 +281,7 @@ const (
 	nowhere   = ""          // not here
 	atHome    = "home"      // with all else of the router
 	atEdge    = "edge"      // on the host of its port, which is this one
+	standby   = "standby"   // known here, where the router may come
 	elsewhere = "elsewhere" // known here, as the router's home, and translated on the host of its port
 )
 
@@ -286,6 +295,10 @@ func (s site) place(f router.FloatingIP) string {
 		return elsewhere
 	case spread && s.edge && s.has(f.PortID):
 		return atEdge
+	case s.standby && spread:
+		return elsewhere
+	case s.standby:
+		return standby
 	}
 	return nowhere
 }
@@ -420,6 +433,7 @@ func routerFlows(s site) (out []of.Flow) {
 	if !s.edge {
 		out = append(out, s.routes()...)
 	}
+	out = append(out, s.homeward()...)
 	if s.home {
 		seen := map[string]bool{}
 		for _, x := range here {
@@ -677,7 +691,7 @@ func (s site) by(dst netip.Prefix, w way) []of.Action {
 	// A short cut is for what certainly takes no other way at home: between
 	// networks, where no answer needs to be translated.
 	if s.remoteWay(w.side) || !s.home && (w.hop.IsValid() || dst.Addr().Is4() && s.r.Gateway != nil && !firstIPv4(s.r.Gateway).IsValid()) {
-		return []of.Action{of.Set(of.Reg(0).Masked(0, allBits)), of.Goto(tL2)}
+		return []of.Action{of.Set(of.Reg(0).Masked(0, allBits)), of.Goto(tHome)}
 	}
 	var do []of.Action
 	if !s.home {
@@ -747,6 +761,9 @@ func fixedFlows(s site, f router.FloatingIP) []of.Flow {
 
 // forwardFlows translate what is sent to forwarded ports.
 func forwardFlows(s site, f router.PortForward) (out []of.Flow) {
+	if !s.home {
+		return nil
+	}
 	f = f.Canonical()
 	proto, port := uint8(of.ProtoTCP), of.TCPDst
 	if f.Protocol == "udp" {

@@ -104,7 +104,7 @@ func TestShortCuts(t *testing.T) {
 		switch f.Table {
 		case tRoute:
 			inside := strings.Contains(line, "nw_dst=10.0.") || strings.Contains(line, "ipv6_dst=2001:db8:1::/64") || strings.Contains(line, "ipv6_dst=2001:db8:2::/64")
-			require.Equal(t, inside, !strings.HasSuffix(line, "resubmit(,60)"), line)
+			require.Equal(t, inside, !strings.HasSuffix(line, "resubmit(,48)"), line)
 		case tAdmission:
 			require.Contains(t, line, "reg0=0/0x6", "of own machines only")
 		case tSource, tLearned:

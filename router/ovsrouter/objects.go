@@ -61,7 +61,7 @@ func ownGateway(r router.Router, a netip.Addr) bool {
 }
 
 func (s site) object() object {
-	return object{kindRouter, s.r.ID, record(s.r), routerFlows(s)}
+	return object{kindRouter, s.r.ID, record(seat{s.r, s.at}), routerFlows(s)}
 }
 
 // fip is the record of a floating IP: what was asked for, and where it is.
@@ -127,7 +127,7 @@ func objects(st router.State, sites map[string]site) (out []object) {
 	var order []place
 	for _, f := range st.PortForwards {
 		s, ok := sites[f.RouterID]
-		if !ok || !s.home {
+		if !ok || !s.home && !s.standby {
 			continue
 		}
 		out = append(out, s.forward(f))
@@ -161,7 +161,7 @@ func local(st router.State, sites map[string]site) router.State {
 		}
 	}
 	for _, f := range st.PortForwards {
-		if sites[f.RouterID].home {
+		if s := sites[f.RouterID]; s.home || s.standby {
 			out.PortForwards = append(out.PortForwards, f)
 		}
 	}

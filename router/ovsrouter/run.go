@@ -126,6 +126,10 @@ func (b *Backend) Serve(ctx context.Context) error {
 		}
 		return err
 	}
+	var follows sync.WaitGroup
+	follows.Go(func() { b.follow(ctx) })
+	defer follows.Wait()
+	defer cancel()
 	adverts := map[string]map[string]advert{}
 	for id, s := range sites {
 		adverts[id] = s.adverts()

@@ -108,6 +108,15 @@ func (c *Cloud) Host(name string) *CloudHost {
 	return nil
 }
 
+// TunnelEnds are the hosts' ends of tunnels, by name.
+func (c *Cloud) TunnelEnds() map[string]netip.Addr {
+	out := map[string]netip.Addr{}
+	for _, h := range c.Hosts {
+		out[h.Name] = h.LocalIP
+	}
+	return out
+}
+
 // VM returns the server of that name, or nil.
 func (c *Cloud) VM(name string) *VM {
 	for i := range c.VMs {

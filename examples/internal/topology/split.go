@@ -83,13 +83,15 @@ func (b *builder) split() {
 	}
 }
 
-// route adds the routers of other hosts that machines of this one are behind,
-// and the networks that these lead to: what it can, the host routes itself.
+// route adds the routers of other hosts that machines of this one are behind or
+// that may come here, and the networks that these lead to: what it can, the host
+// routes itself.
 func (b *builder) route(h *CloudHost, needs, routers map[string]bool) {
 	for again := true; again; {
 		again = false
 		for _, r := range b.c.All.Router.Routers {
-			if routers[r.ID] || !slices.ContainsFunc(r.Interfaces, func(in router.Interface) bool { return needs[in.NetworkID] }) {
+			stands := r.Gateway != nil && slices.Contains(r.Gateway.Hosts, h.Name)
+			if routers[r.ID] || !stands && !slices.ContainsFunc(r.Interfaces, func(in router.Interface) bool { return needs[in.NetworkID] }) {
 				continue
 			}
 			again = true
