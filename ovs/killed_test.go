@@ -3,6 +3,7 @@ package ovs_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -185,4 +186,49 @@ func TestKilled(t *testing.T) {
 		require.NotContains(t, sw.Vsctl("list-ports", "br-ex"), "v", "the patch has gone")
 		require.NoError(t, next.Close())
 	}
+}
+
+// TestTheSwitchIsKilled ends ovs-vswitchd and ovsdb-server while changes are
+// written: each stands, or its error says that this is not known.
+func TestTheSwitchIsKilled(t *testing.T) {
+	l := lab.New(t)
+	sw := l.Switches(lab.SwitchOptions{Name: "h1", Physical: []string{"ex"}})[0]
+	owner := vnet.Owner(l.Owner(""))
+	s := open(t, sw, owner, ovs.Options{})
+	ctx := t.Context()
+	stop, done := make(chan struct{}), make(chan [2]int)
+	go func() {
+		stood, unknown := 0, 0
+		defer func() { done <- [2]int{stood, unknown} }()
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			switch err := s.Submit(ctx, vnet.PartOverlay, killedState(i%8*10)); {
+			case err == nil:
+				stood++
+			case errors.Is(err, vnet.ErrNotReady):
+				unknown++
+			default:
+				t.Errorf("submission %d: %v", i, err)
+			}
+		}
+	}()
+	for range 4 {
+		time.Sleep(time.Duration(rand.IntN(200)) * time.Millisecond)
+		sw.Vswitchd.Kill()
+		sw.Vswitchd.Start()
+		time.Sleep(time.Duration(rand.IntN(200)) * time.Millisecond)
+		sw.Vswitch.Kill()
+		sw.Vswitch.Start()
+	}
+	close(stop)
+	n := <-done
+	t.Logf("%d stood, of %d it is not known", n[0], n[1])
+	require.NotZero(t, n[0])
+	require.NoError(t, s.Submit(ctx, vnet.PartOverlay, killedState(20)))
+	require.Len(t, numbersIn(t, sw), killedPorts+killedPorts/10+1)
+	require.Len(t, slices.DeleteFunc(dump(sw, s), func(l string) bool { return !strings.Contains(l, "table=253") }), 1+killedPorts)
 }

@@ -112,6 +112,9 @@ func (s *Switch) commit(ctx context.Context, xs []submission) (err error) {
 			v.stands(x.part, v.whole[x.part])
 		}
 		if err := v.free(ctx); err != nil {
+			if c.Err() != nil && !errors.Is(err, vnet.ErrNotReady) {
+				err = fmt.Errorf("%w: %w", vnet.ErrNotReady, err)
+			}
 			return fmt.Errorf("what was asked for stands; numbers that are not used any more are not free: %w", err)
 		}
 		var errs []error
