@@ -30,7 +30,8 @@ func bfd() map[string]string {
 
 // Probe is what the switch knows of a peer that it watches.
 type Probe struct {
-	// Up says that the peer's switch answers, and hears this one.
+	// Up says that the peer's switch answers, hears this one, and does not hold
+	// back ([Switch.HoldBack]).
 	Up bool
 }
 
@@ -100,6 +101,30 @@ func (tx *Tx) Probe(hosts ...string) {
 		s.writes.Add(s.db.Stats().Operations - before)
 		return err
 	})
+}
+
+// HoldBack has the switch tell those who watch it that it is not to be counted
+// on (a concatenated path that is down, RFC 5880, 4.1), until it is called with
+// false, or a submission with [Tx.Probe] stands: to them it is not Up.
+func (s *Switch) HoldBack(ctx context.Context, hold bool) error {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	before := s.db.Stats().Operations
+	_, err := s.db.Commit(ctx, func(x *ovsdb.Tx) error {
+		var errs []error
+		for _, h := range s.Peers() {
+			if have, ok := x.Row("Interface", s.probeMark(h).uuid("Interface")).(*vswitchrow.Interface); ok {
+				i := *have
+				if i.BFD = bfd(); hold {
+					i.BFD["cpath_down"] = "true"
+				}
+				errs = append(errs, x.Put(&i, "bfd"))
+			}
+		}
+		return errors.Join(errs...)
+	}, nil)
+	s.writes.Add(s.db.Stats().Operations - before)
+	return err
 }
 
 // probe makes the ports to watch peers by, and removes those of others.

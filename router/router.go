@@ -41,11 +41,12 @@ type Gateway struct {
 	// IPv6 is never translated.
 	DisableSNAT bool `json:"disable_snat,omitempty"`
 	MTU         int  `json:"mtu,omitempty"`
-	// Hosts are those that a central platform may run the gateway on, by name
-	// as in Port.Host, the one to prefer first: the others stand by and take
-	// over in this order. Empty: the backend chooses, and keeps to its choice.
-	// Per-host platforms run the gateway where the router is (Router.Host) and
-	// ignore this.
+	// Hosts are those that the gateway may run on, by name as in Port.Host, the
+	// one to prefer first: the others stand by and take over in this order.
+	// Empty: a central platform chooses, and keeps to its choice. Per-host
+	// platforms run the gateway where the router is (Router.Host); of those,
+	// Open vSwitch's takes several hosts in place of that one, and finds out on
+	// each host which is there.
 	Hosts []string `json:"hosts,omitempty"`
 }
 

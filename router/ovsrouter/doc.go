@@ -24,6 +24,7 @@
 //	45 unsnat            is it an answer?
 //	46 dnat              floating IPs and port forwards
 //	47 ttl               the hop is counted
+//	48 home              to the host of a router that may be on several
 //	49 share             one of several ways to a destination
 //	50 route             longest prefix first
 //	51 stage             which translation it needs
@@ -44,6 +45,42 @@
 // tunnel nor the router's home. The router's home knows it, and that it is
 // elsewhere. Between machines of different hosts such floating IPs are reached
 // over the physical network, so two hops count.
+//
+// # Several gateway hosts
+//
+// A router whose Gateway.Hosts names several hosts is at home on the first of
+// them that is there, whatever Router.Host says. Each host that is told of it
+// finds out by itself: its ovs-vswitchd speaks BFD with those hosts, and those
+// with all peers ([ovs.Options].Peers, [ovs.Tx.Probe]). A
+// host is missed after three seconds, and then [Backend.Serve] writes the router's
+// flows anew: the one that takes over announces the addresses, the others send
+// there what is for the router's host, wherever package overlay thinks that its
+// ports are. A host to prefer that is back has the router again after five seconds.
+//
+// So that they can take over, all hosts of the list must be told of the router,
+// its floating IPs and port forwards, and of its networks' ports, and have the
+// gateway's network. Hosts with machines behind the router must be told of it too:
+// one that knows it by RemotePorts only does not follow. A host that is no peer is
+// refused.
+//
+// Which host it is stands in the router's record: Plan and Sync go by that, and
+// a process that starts changes nothing. Without Serve a router stays where it is.
+// After a restart of ovs-vswitchd, which empties it, Serve has the others not count
+// on a host until its routers stand again, and it waits until it is sure of its peers
+// ([Backend.Settled]). Started anew while Serve does not run, a switch
+// would be counted on, and forward nothing.
+//
+// A host that loses several peers at once, so that nobody is left, takes itself for
+// cut off and lets the router go. Of two hosts that know nobody else, both have it
+// while they cannot see each other. Which of two homes the outside believes is
+// settled by an announcement when they can again. Where a host can reach one
+// gateway host and not the other, though these see each other, what it sends to
+// the stand-in is dropped.
+//
+// What is lost: translated connections, for connection tracking is the host's own.
+// Between internal networks nothing is, as that is routed where it begins.
+//
+// # Its objects
 //
 // A floating IP is six flows and three records, whatever stands. The records
 // are on the switch (see package ovs), so a new process knows what stands, and

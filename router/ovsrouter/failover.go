@@ -71,6 +71,7 @@ type judge struct {
 	seen    map[string]*sight
 	own     sight
 	cutOff  bool // this host is: several peers went at once, and nobody is there
+	live    bool // the switch runs, and has its routers
 	sawLast time.Time
 }
 
@@ -87,7 +88,7 @@ type sight struct {
 func (j *judge) start(now time.Time, probes map[string]ovs.Probe, live bool, homes map[string]bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.seen, j.sawLast = map[string]*sight{}, now
+	j.seen, j.sawLast, j.live = map[string]*sight{}, now, live
 	any := false
 	for h, p := range probes {
 		s := &sight{up: p.Up}
@@ -108,7 +109,7 @@ func (j *judge) start(now time.Time, probes map[string]ovs.Probe, live bool, hom
 func (j *judge) observe(now time.Time, probes map[string]ovs.Probe, live bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.sawLast = now
+	j.sawLast, j.live = now, live
 	if !live { // nobody is seen; the flows are gone too
 		for _, s := range j.seen {
 			*s = sight{}
@@ -194,7 +195,20 @@ func (j *judge) verdict() string {
 	return b.String()
 }
 
-// pending reports whether a host is there, and not yet for long enough.
+// steady are the other hosts that are there and have been for long enough.
+func (j *judge) steady() (out []string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for h, s := range j.seen {
+		if _, steady := j.is(h); steady && s.up {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+// pending reports whether a host is there, and not yet for long enough, or this
+// one is not.
 func (j *judge) pending() bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -204,7 +218,7 @@ func (j *judge) pending() bool {
 		}
 	}
 	up, steady := j.is(j.self)
-	return up && !steady
+	return !j.live || up && !steady
 }
 
 func (j *judge) keep(on bool) {
@@ -317,11 +331,16 @@ func (b *Backend) follow(ctx context.Context) {
 		b.log.Warn("router: where routers are at home", "err", err)
 	}
 	b.judge.start(time.Now(), probes, live, homes(seats))
+	empty := len(probes) > 0 && len(seats) == 0 // the switch was started anew
+	if empty {
+		b.judge.observe(time.Now(), probes, false)
+	}
 	b.judge.keep(true)
 	defer b.judge.keep(false)
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	known, reviewed := "", time.Time{}
+	there := b.judge.steady()
 	for {
 		select {
 		case <-ctx.Done():
@@ -330,8 +349,14 @@ func (b *Backend) follow(ctx context.Context) {
 		}
 		now := time.Now()
 		probes, live := b.sw.Probes()
-		b.judge.observe(now, probes, live)
-		if !live || len(probes) == 0 {
+		empty = (empty || !live) && len(probes) > 0
+		if empty && live {
+			if empty, err = b.restarted(ctx); err != nil && ctx.Err() == nil {
+				b.log.Warn("router: after a restart of the switch", "err", err)
+			}
+		}
+		b.judge.observe(now, probes, live && !empty)
+		if !live || empty || len(probes) == 0 {
 			continue
 		}
 		v := b.judge.verdict()
@@ -339,12 +364,30 @@ func (b *Backend) follow(ctx context.Context) {
 			continue
 		}
 		reviewed = now
-		if err := b.review(ctx); err == nil {
+		err := b.review(ctx)
+		if now := b.judge.steady(); err == nil {
+			back := slices.DeleteFunc(slices.Clone(now), func(h string) bool { return slices.Contains(there, h) })
+			if len(back) > 0 {
+				err = b.repeat(ctx, back)
+			}
+			there = now
+		}
+		if err == nil {
 			known = v
 		} else if known = ""; ctx.Err() == nil {
 			b.log.Warn("router: move to another host", "err", err)
 		}
 	}
+}
+
+// restarted reports whether a switch that is there again has lost its routers,
+// and until they stand has the peers not count on it.
+func (b *Backend) restarted(ctx context.Context) (empty bool, err error) {
+	seats, err := b.seats(ctx)
+	if err != nil {
+		return true, err
+	}
+	return len(seats) == 0, b.sw.HoldBack(ctx, len(seats) == 0)
 }
 
 // review moves the routers that are to be at home elsewhere.
@@ -386,6 +429,36 @@ func (b *Backend) Settled(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// repeat announces what routers are known by that are at home here, where hosts
+// that have come back may have stood in: while neither could see the other, the
+// outside may have believed both.
+func (b *Backend) repeat(ctx context.Context, back []string) error {
+	_, err := b.sw.Plan(ctx, vnet.PartRouter, func(tx *ovs.Tx) error {
+		w := &work{b: b, tx: tx}
+		st, err := w.standing()
+		if err != nil {
+			return err
+		}
+		here := map[string]bool{}
+		for _, r := range st.Routers {
+			here[r.ID] = w.homes[r.ID] && slices.ContainsFunc(candidates(r), func(h string) bool { return slices.Contains(back, h) })
+		}
+		all := announcements(st, func(id string) bool { return here[id] }, func(f router.FloatingIP) string {
+			if !here[f.RouterID] {
+				return nowhere
+			}
+			return w.before[f.ID]
+		})
+		for k := range all {
+			if n, ok := tx.Known("network", k.network); ok {
+				b.announce.announce(n, k.mac, k.addr)
+			}
+		}
+		return nil
+	})
+	return err
 }
 
 // move makes a router be at home where it is to be.

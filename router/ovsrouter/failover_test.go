@@ -227,6 +227,10 @@ func TestFailover(t *testing.T) {
 
 	w.pinged(t, "the host is back", func() {
 		w.sw[0].Vswitchd.Start()
+		lab.Eventually(t, patience, "h1 holds back", func() bool {
+			return strings.Contains(w.sw[1].Vsctl("--columns=bfd_status", "list", "Interface"), "Concatenated Path Down")
+		})
+		require.NoError(t, w.ext.Ping("203.0.113.50", 3))
 		w.x.mu.Lock()
 		require.NoError(t, w.x.write(ctx))
 		w.x.mu.Unlock()
