@@ -178,10 +178,10 @@ func TestGuestConformance(t *testing.T) {
 	if lab.RanInGuest(t, "openvswitch") {
 		return
 	}
-	h := newSite(t, 2, "system").harness()
+	h := newSite(t, 3, "system").harness()
 	// An emulated processor is slow.
 	h.Only = func(ring, name string) bool {
-		return ring == "packets" && slices.Contains([]string{"MTU", "born closed", "traffic flows on", "VLAN network"}, name)
+		return ring == "packets" && slices.Contains([]string{"answers", "flooding", "MTU", "born closed", "traffic flows on", "VLAN network"}, name)
 	}
 	overlaytest.Run(t, h)
 }
