@@ -359,6 +359,7 @@ func TestRefusals(t *testing.T) {
 		{nil, "-state: is missing"},
 		{[]string{"-state", "x", "-tunnel-ip", "1.2.3"}, "-tunnel-ip: "},
 		{[]string{"-state", "x", "-physical", "a"}, `is not NAME=DEVICE`},
+		{[]string{"-state", "x", "-peers", "h2=there"}, `is not HOST=ADDRESS`},
 		{[]string{"-state", "/x", "-status", "/x/y.json"}, "-status: /x/y.json is in the directory of the state"},
 		{[]string{"-state", "x", "-resync", "0s"}, "-resync: 0s is not more than 0"},
 	} {

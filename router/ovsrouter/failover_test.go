@@ -20,8 +20,8 @@ import (
 	"github.com/vnet-go/vnet/router/ovsrouter"
 )
 
-// three are hosts of which the first two may have the router; machine a
-// (10.0.0.5) is on the third and b (10.0.1.5) on the second, ext is outside.
+// three are hosts, or two, of which the first two may have the router; machine a
+// (10.0.0.5) is on the last and b (10.0.1.5) on the second, ext is outside.
 type three struct {
 	*site
 	x         *cloud
@@ -30,10 +30,10 @@ type three struct {
 	svcs      []*router.Service
 }
 
-func newThree(t *testing.T) *three {
+func newThree(t *testing.T, hosts int) *three {
 	var o []lab.SwitchOptions
 	s := &site{l: lab.New(t)}
-	for i := range 3 {
+	for i := range hosts {
 		o = append(o, lab.SwitchOptions{Name: fmt.Sprintf("h%d", i+1), Physical: []string{"ex"}})
 	}
 	s.sw = s.l.Switches(o...)
@@ -46,7 +46,7 @@ func newThree(t *testing.T) *three {
 		require.NoError(t, fabric.EnsureNetwork(ctx, overlay.Network{ID: id, Segment: overlay.Segment{Type: overlay.VXLAN, ID: uint32(7 + i)}}))
 	}
 	require.NoError(t, fabric.EnsureNetwork(ctx, overlay.Network{ID: "out", Segment: h.Out}))
-	w.x.at["a"], w.x.at["b"] = 2, 1
+	w.x.at["a"], w.x.at["b"] = hosts-1, 1
 	machine := func(name, network, gateway string, n byte, addr string) *lab.NS {
 		ns := s.l.NS(name)
 		p := overlay.Port{ID: name, NetworkID: network, MAC: vnet.MAC{2, 0, 0, 0, 0, n}, FixedIPs: []netip.Addr{netip.MustParsePrefix(addr).Addr()}}
@@ -122,7 +122,8 @@ func (w *three) where(t *testing.T, want string, hosts ...int) {
 func (w *three) watched(t *testing.T) {
 	t.Helper()
 	lab.Eventually(t, patience, "all peers", func() bool {
-		for i, want := range []int{2, 2, 2} {
+		for i := range w.x.hosts {
+			want := len(w.x.hosts) - 1
 			all, _ := w.x.hosts[i].open[len(w.x.hosts[i].open)-1].Probes()
 			for _, p := range all {
 				if p.Up {
@@ -200,7 +201,7 @@ func (w *three) pinged(t *testing.T, what string, f func()) {
 // A router that may be on several hosts is on the first that is there. All
 // hosts find out by themselves.
 func TestFailover(t *testing.T) {
-	w := newThree(t)
+	w := newThree(t, 3)
 	ctx := t.Context()
 	for _, svc := range w.svcs {
 		require.NoError(t, svc.Sync(ctx, w.state, vnet.SyncOptions{}))
@@ -279,4 +280,29 @@ func TestFailover(t *testing.T) {
 		require.Contains(t, fe.Field, "gateway.hosts[1]")
 	}
 	require.Equal(t, n, w.x.writes())
+}
+
+// Two hosts that know nobody else both have the router while they cannot see
+// each other. When they can, the outside believes the right one.
+func TestTwoHomes(t *testing.T) {
+	w := newThree(t, 2)
+	for _, svc := range w.svcs {
+		require.NoError(t, svc.Sync(t.Context(), w.state, vnet.SyncOptions{}))
+	}
+	w.where(t, "h1", 0, 1)
+	w.reach(t)
+	w.watched(t)
+	w.sw[0].CutTunnels()
+	w.where(t, "h2", 1)
+	w.where(t, "h1", 0)
+	w.reach(t) // of the second: the first has no way to the machines
+	w.steady(t, 0, 1)
+	w.pinged(t, "they see each other again", func() {
+		w.sw[0].JoinTunnels()
+		w.where(t, "h1", 0, 1)
+	})
+	w.steady(t, 0, 1)
+	x, err := w.svcs[1].Explain(t.Context(), "floatingip", "f1")
+	require.NoError(t, err)
+	require.Contains(t, x.Text, "where the router is at home")
 }
