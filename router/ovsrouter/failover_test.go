@@ -28,9 +28,10 @@ type three struct {
 	a, b, ext *lab.NS
 	state     router.State
 	svcs      []*router.Service
+	o         ovsrouter.Options
 }
 
-func newThree(t *testing.T, hosts int) *three {
+func newThree(t *testing.T, hosts int, opts ovsrouter.Options) *three {
 	var o []lab.SwitchOptions
 	s := &site{l: lab.New(t)}
 	for i := range hosts {
@@ -38,7 +39,7 @@ func newThree(t *testing.T, hosts int) *three {
 	}
 	s.sw = s.l.Switches(o...)
 	h := s.host(t, overlay.VXLAN, overlay.Segment{Type: overlay.Flat, PhysicalNetwork: "ex"})
-	w := &three{site: s, x: h.Overlay.(*cloud)}
+	w := &three{site: s, x: h.Overlay.(*cloud), o: opts}
 	ctx := t.Context()
 	fabric, err := overlay.New(w.x, nil)
 	require.NoError(t, err)
@@ -84,7 +85,7 @@ func newThree(t *testing.T, hosts int) *three {
 
 // process is a process on a host; one that serves does so until the test ends.
 func (w *three) process(t *testing.T, h *host, serves bool) *router.Service {
-	b, err := ovsrouter.New(h.handle(t, w.x.owner), nil)
+	b, err := ovsrouter.New(h.handle(t, w.x.owner), &w.o)
 	require.NoError(t, err)
 	svc, err := router.New(b, nil)
 	require.NoError(t, err)
@@ -201,7 +202,7 @@ func (w *three) pinged(t *testing.T, what string, f func()) {
 // A router that may be on several hosts is on the first that is there. All
 // hosts find out by themselves.
 func TestFailover(t *testing.T) {
-	w := newThree(t, 3)
+	w := newThree(t, 3, ovsrouter.Options{})
 	ctx := t.Context()
 	for _, svc := range w.svcs {
 		require.NoError(t, svc.Sync(ctx, w.state, vnet.SyncOptions{}))
@@ -285,7 +286,7 @@ func TestFailover(t *testing.T) {
 // Two hosts that know nobody else both have the router while they cannot see
 // each other. When they can, the outside believes the right one.
 func TestTwoHomes(t *testing.T) {
-	w := newThree(t, 2)
+	w := newThree(t, 2, ovsrouter.Options{})
 	for _, svc := range w.svcs {
 		require.NoError(t, svc.Sync(t.Context(), w.state, vnet.SyncOptions{}))
 	}
@@ -305,4 +306,36 @@ func TestTwoHomes(t *testing.T) {
 	x, err := w.svcs[1].Explain(t.Context(), "floatingip", "f1")
 	require.NoError(t, err)
 	require.Contains(t, x.Text, "where the router is at home")
+}
+
+// A floating IP on the host of its port does not care where the gateway is,
+// unless that host becomes it.
+func TestDistributedFailover(t *testing.T) {
+	w := newThree(t, 3, ovsrouter.Options{DistributedFloatingIPs: true})
+	for i, x := range []struct{ id, ext, fixed string }{{"a", "203.0.113.50", "10.0.0.5"}, {"b", "203.0.113.51", "10.0.1.5"}} {
+		f := router.FloatingIP{ID: "f" + x.id, RouterID: "r1", FloatingIP: netip.MustParseAddr(x.ext), FixedIP: netip.MustParseAddr(x.fixed), PortID: x.id, ExternalMAC: vnet.MAC{2, 0, 0, 9, 0, byte(i)}}
+		w.state.FloatingIPs = append(w.state.FloatingIPs[:i], f)
+	}
+	w.state.PortForwards = nil
+	for _, svc := range w.svcs {
+		require.NoError(t, svc.Sync(t.Context(), w.state, vnet.SyncOptions{}))
+	}
+	both := func() {
+		t.Helper()
+		w.reach(t)
+		lab.Eventually(t, patience, "the other floating IP", func() bool { return w.ext.Ping("203.0.113.51", 1) == nil })
+	}
+	w.where(t, "h1", 0, 1, 2)
+	both()
+	w.watched(t)
+	w.steady(t, 0, 1, 2)
+	w.pinged(t, "ovs-vswitchd is killed", func() {
+		w.sw[0].Vswitchd.Kill()
+		w.where(t, "h2", 1, 2)
+	})
+	both()
+	w.steady(t, 1, 2)
+	require.NoError(t, w.svcs[1].DeleteFloatingIP(t.Context(), "fb"))
+	lab.Eventually(t, patience, "by the gateway", func() bool { return w.b.Ping("203.0.113.1", 1) == nil })
+	w.sw[0].Vswitchd.Start()
 }
