@@ -155,7 +155,7 @@ func TestPage(t *testing.T) {
 	}
 	squeeze := func(s string) string { return strings.Join(strings.Fields(s), " ") }
 	if got := squeeze(f.Doc.Text()); got != squeeze(want) {
-		t.Errorf("doc.go is not what the code does: run go test -run TestPage -update ./linux")
+		t.Errorf("doc.go is not what the code does: run go test ./linux -run TestPage -update")
 	}
 }
 
