@@ -113,7 +113,7 @@ func (w *work) site(r router.Router) (site, error) {
 	if err != nil {
 		return site{}, err
 	}
-	s := site{at: at, end: w.b.endOf(at), standby: slices.Contains(candidates(r), w.b.sw.Name()), tunnels: map[string]tunnel{}, spread: w.b.o.DistributedFloatingIPs, has: w.has, r: r, number: w.tx.RouterNumber(r.ID), nets: map[string]uint16{}, wire: map[string]bool{}, home: w.b.home(r, at), cookie: w.b.sw.LearnCookie(vnet.PartRouter, kindRouter, r.ID)}
+	s := site{at: at, end: w.b.endOf(at), standby: slices.Contains(candidates(r), w.b.sw.Name()), tunnels: map[string]tunnel{}, kernel: !w.b.sw.Userspace(), spread: w.b.o.DistributedFloatingIPs, has: w.has, r: r, number: w.tx.RouterNumber(r.ID), nets: map[string]uint16{}, wire: map[string]bool{}, apart: map[string]bool{}, home: w.b.home(r, at), cookie: w.b.sw.LearnCookie(vnet.PartRouter, kindRouter, r.ID)}
 	for _, x := range sides(r) {
 		s.nets[x.network] = w.tx.NetworkNumber(x.network)
 		if b, ok := w.tx.Record(vnet.PartOverlay, "network", x.network); ok {
@@ -122,6 +122,7 @@ func (w *work) site(r router.Router) (site, error) {
 				return s, fmt.Errorf("network %s: its record: %w", x.network, err)
 			}
 			s.wire[x.network] = n.Segment.PhysicalNetwork != ""
+			s.apart[x.network] = s.wire[x.network] || n.Segment.Type == overlay.Local
 			if s.end.IsValid() {
 				if t, ok := w.tunnel(n); ok {
 					s.tunnels[x.network] = t

@@ -34,7 +34,7 @@ func BenchmarkFloatingIP(b *testing.B) {
 	for _, exist := range []int{10, 1000, 10000} {
 		b.Run(fmt.Sprintf("exist=%d", exist), func(b *testing.B) {
 			ctx := context.Background()
-			s := newSite(b, 1)
+			s := newSite(b, 1, "netdev")
 			sw, err := ovs.Open(ctx, vnet.Owner(s.l.Owner("bench")), &ovs.Options{Name: "h1", Database: s.sw[0].Endpoint, Control: s.sw[0].Vswitchd.Ctl, Netns: s.sw[0].Path})
 			require.NoError(b, err)
 			defer sw.Close()

@@ -31,7 +31,7 @@ var (
 
 // On one host, with networks of its own.
 func TestConformance(t *testing.T) {
-	s := newSite(t, 1)
+	s := newSite(t, 1, "netdev")
 	routertest.Run(t, routertest.Harness{Worlds: *worlds, Packets: *packets, Make: func(t testing.TB) routertest.Host {
 		return s.host(t, overlay.Local, overlay.Segment{})
 	}})
@@ -40,7 +40,7 @@ func TestConformance(t *testing.T) {
 // On two hosts: machines are plugged on one and the other, and routers are at
 // home on the first; the second makes short cuts.
 func TestConformanceTwoHosts(t *testing.T) {
-	s := newSite(t, 2)
+	s := newSite(t, 2, "netdev")
 	routertest.Run(t, routertest.Harness{Worlds: *worlds, Packets: *packets, Make: func(t testing.TB) routertest.Host {
 		return s.host(t, overlay.VXLAN, overlay.Segment{Type: overlay.Flat, PhysicalNetwork: "ex"})
 	}})
@@ -49,16 +49,17 @@ func TestConformanceTwoHosts(t *testing.T) {
 // site is hosts with Open vSwitch that all cases of a test use, each with an
 // owner of its own.
 type site struct {
-	l  *lab.Lab
-	sw []*lab.Switch
-	n  int
+	l        *lab.Lab
+	sw       []*lab.Switch
+	datapath string
+	n        int
 }
 
-func newSite(t testing.TB, hosts int) *site {
-	s := &site{l: lab.New(t)}
+func newSite(t testing.TB, hosts int, datapath string) *site {
+	s := &site{l: lab.New(t), datapath: datapath}
 	var o []lab.SwitchOptions
 	for i := range hosts {
-		o = append(o, lab.SwitchOptions{Name: fmt.Sprintf("h%d", i+1), Physical: []string{"ex", "ex2"}})
+		o = append(o, lab.SwitchOptions{Name: fmt.Sprintf("h%d", i+1), Physical: []string{"ex", "ex2"}, Datapath: datapath})
 	}
 	s.sw = s.l.Switches(o...)
 	return s
@@ -112,7 +113,7 @@ func (s *site) host(t testing.TB, in overlay.SegmentType, out overlay.Segment) r
 	s.n++
 	c := &cloud{t: t, owner: vnet.Owner(s.l.Owner(fmt.Sprint("o", s.n))), in: in, at: map[string]int{}, routers: map[string]router.Router{}}
 	for _, sw := range s.sw {
-		h := &host{sw: sw, o: ovs.Options{Name: sw.Short, Database: sw.Endpoint, RunDir: sw.Dir, Control: sw.Vswitchd.Ctl, Netns: sw.Path, TunnelIP: sw.EncapIP, PhysicalNetworks: sw.Mappings}}
+		h := &host{sw: sw, o: ovs.Options{Name: sw.Short, Database: sw.Endpoint, RunDir: sw.Dir, Control: sw.Vswitchd.Ctl, Netns: sw.Path, TunnelIP: sw.EncapIP, PhysicalNetworks: sw.Mappings, DatapathType: s.datapath}}
 		t.Cleanup(func() {
 			if err := h.handle(t, c.owner).Cleanup(context.Background()); err != nil {
 				t.Error(err)

@@ -12,7 +12,8 @@
 // they begin. All else goes, unchanged, through the tunnel to the router's MAC at
 // home, for which the other hosts' overlay needs the router's ports as
 // RemotePorts. Interfaces and gateways on physical networks (flat, VLAN) are
-// served at home only: one MAC is seen in one place.
+// served at home only: one MAC is seen in one place; and those on Local networks,
+// of which each host has its own.
 //
 //	31 router-local      ARP and neighbour discovery for the router's addresses;
 //	                     neighbours are learned from what they say
@@ -91,9 +92,11 @@
 // [Backend.Serve] sends router advertisements (each host to its own machines),
 // asks for neighbours that nobody has told of by ARP and neighbour discovery
 // while packets to them wait, and says what routers say by ICMP: time exceeded,
-// unreachable, too big; and resets for TCP ports of the router's own. While it does
-// not run, routers forward to all neighbours that are known or have spoken in
-// the last five minutes.
+// unreachable, too big; and resets for TCP ports of the router's own. On the
+// kernel's datapath, which cannot make an advertisement of a solicitation, it also
+// answers neighbour discovery for the router's addresses (ARP is answered by
+// flows). While it does not run, routers forward to all neighbours that are known
+// or have spoken in the last five minutes.
 //
 // # Connections
 //

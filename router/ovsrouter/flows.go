@@ -261,8 +261,10 @@ type site struct {
 	number uint16
 	nets   map[string]uint16 // numbers of its networks
 	wire   map[string]bool   // networks that are on a physical network
+	apart  map[string]bool   // networks that the router is on at home only: those, and Local ones
 	home   bool              // the router is here; else a short cut to it
 	cookie uint64            // of learned neighbours
+	kernel bool              // the datapath is the kernel's
 	// Of a router that may be at home on several hosts: where it is, this host
 	// or, at the tunnel end, another; and whether it may be here.
 	at      *string
@@ -326,7 +328,7 @@ func sides(r router.Router) (out []side) {
 // here are the sides that packets are taken from on this host.
 func (s site) here() (out []side) {
 	for _, x := range sides(s.r) {
-		if s.home || !x.gateway && !s.wire[x.network] {
+		if s.home || !x.gateway && !s.apart[x.network] {
 			out = append(out, x)
 		}
 	}
@@ -464,9 +466,9 @@ func routerFlows(s site) (out []of.Flow) {
 		// between internal networks that of all.
 		out = append(out, with(s.routes(), flags(remote, 0))...)
 		out = append(out, with(s.atHome().routes(), flags(0, remote))...)
-		for _, x := range here {
+		for _, x := range sides(s.r) {
 			for _, p := range x.addrs {
-				if p.Addr().Is4() {
+				if p.Addr().Is4() && !x.gateway {
 					add(tCheck, 650, of.IP4(mine, flags(0, remote|fromGateway), of.IPv4Dst.Prefix(p)), of.Set(of.Reg(0).Masked(remote, allBits)), of.Goto(tRoute))
 				}
 			}
@@ -559,9 +561,15 @@ func (s site) answer(x side, a netip.Addr) (out []of.Flow) {
 	do = append(do, back...)
 	do = append(do, of.Set(of.ICMPv6Type.Is(136)), of.Move{Src: of.IPv6Src.All(), Dst: of.IPv6Dst.All()}, of.Set(of.IPv6Src.Addr(a)),
 		of.SetTTL{TTL: 255}, of.Set(of.NDReserved.Is(naRouter|naSolicited|naOverride)), of.Set(of.NDOptionsType.Is(2)), of.Goto(tAdvertise))
+	if s.kernel { // its datapath cannot make an answer of a question
+		do = []of.Action{ask(askSolicit)}
+		if s.home {
+			do = append([]of.Action{s.learn(regHop6, of.IPv6Src.All(), of.NDSLL.All())}, do...)
+		}
+	}
 	return append(out,
-		flow(tLocal, 100, asks.With(of.NDOptionsType.Is(1)), do...),
-		flow(tLocal, 90, asks, ask(askSolicit)))
+		flow(tLocal, 110, asks.With(of.NDSLL.Is(0)), ask(askSolicit)), // without its MAC
+		flow(tLocal, 100, asks, do...))
 }
 
 // Flags of neighbour advertisements (RFC 4861, 4.4).
@@ -585,8 +593,8 @@ func (s site) listen(x side) []of.Flow {
 	na := of.ICMP6(s.net(x.network), of.ICMPv6Type.Is(136))
 	return []of.Flow{
 		flow(tLocal, s.shared(1000), of.ARP(s.net(x.network), of.ARPOp.Is(2)), s.learn(regHop4, of.ARPSPA.All(), of.ARPSHA.All()), ask(askHeard), of.Goto(tAdmission)),
-		flow(tLocal, s.shared(10000), na.With(of.NDOptionsType.Is(2)), s.learn(regHop6, of.NDTarget.All(), of.NDTLL.All()), ask(askHeard), of.Goto(tAdmission)),
-		flow(tLocal, s.shared(1000), na, s.learn(regHop6, of.NDTarget.All(), of.EthSrc.All()), ask(askHeard), of.Goto(tAdmission)),
+		flow(tLocal, s.shared(10000), na.With(of.NDTLL.Is(0)), s.learn(regHop6, of.NDTarget.All(), of.EthSrc.All()), ask(askHeard), of.Goto(tAdmission)),
+		flow(tLocal, s.shared(1000), na, s.learn(regHop6, of.NDTarget.All(), of.NDTLL.All()), ask(askHeard), of.Goto(tAdmission)),
 	}
 }
 
@@ -684,7 +692,7 @@ func (s site) routes() (out []of.Flow) {
 }
 
 // remoteWay reports whether only the router's own host can send by a side.
-func (s site) remoteWay(x side) bool { return !s.home && (x.gateway || s.wire[x.network]) }
+func (s site) remoteWay(x side) bool { return !s.home && (x.gateway || s.apart[x.network]) }
 
 // by are the actions of a packet that goes a way.
 func (s site) by(dst netip.Prefix, w way) []of.Action {

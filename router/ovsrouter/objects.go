@@ -263,9 +263,7 @@ func protocol(name string) uint8 {
 	return of.ProtoTCP
 }
 
-func routerID(r router.Router) string       { return r.ID }
-func fipID(f router.FloatingIP) string      { return f.ID }
-func forwardID(f router.PortForward) string { return f.ID }
+func routerID(r router.Router) string { return r.ID }
 
 func index[T any](in []T, id func(T) string) map[string]*T {
 	m := make(map[string]*T, len(in))

@@ -105,19 +105,6 @@ func (a *advertiser) set(id string, m map[string]advert) {
 	a.adjust()
 }
 
-// keep ends the advertisements of the interfaces that a router will not have
-// any more, with one that says so, while its network can still be reached.
-func (a *advertiser) keep(id string, m map[string]advert) {
-	a.mu.Lock()
-	for port := range a.want[id] {
-		if _, ok := m[port]; !ok {
-			delete(a.want[id], port)
-		}
-	}
-	a.mu.Unlock()
-	a.adjust()
-}
-
 // all makes these all the routers that are advertised.
 func (a *advertiser) all(m map[string]map[string]advert) {
 	a.mu.Lock()
@@ -126,28 +113,21 @@ func (a *advertiser) all(m map[string]map[string]advert) {
 	a.adjust()
 }
 
-// known are the routers that are advertised.
-func (a *advertiser) known() []string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	var out []string
-	for id := range a.want {
-		out = append(out, id)
-	}
-	return out
-}
-
-// serve begins or, with nil, ends to advertise.
+// serve begins to advertise.
 func (a *advertiser) serve(ctx context.Context) {
 	a.mu.Lock()
 	a.ctx = ctx
-	if ctx == nil {
-		clear(a.running)
-	}
 	a.mu.Unlock()
-	if ctx != nil {
-		a.adjust()
-	}
+	a.adjust()
+}
+
+// rest ends to advertise; ctx has ended.
+func (a *advertiser) rest() {
+	a.mu.Lock()
+	a.ctx = nil
+	clear(a.running)
+	a.mu.Unlock()
+	a.wg.Wait()
 }
 
 // adjust starts and ends senders; those that end have said so when it returns.

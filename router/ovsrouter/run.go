@@ -136,8 +136,8 @@ func (b *Backend) Serve(ctx context.Context) error {
 	}
 	b.adverts.all(adverts)
 	b.adverts.serve(ctx)
-	defer b.adverts.wg.Wait()
-	defer b.adverts.serve(nil)
+	defer b.adverts.rest()
+	defer cancel()
 	q := resolver{}
 	answers := bucket{}
 	tick := time.NewTicker(tickEvery)

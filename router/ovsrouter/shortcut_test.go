@@ -29,8 +29,8 @@ type two struct {
 	home, away *lab.Switch
 }
 
-func newTwo(t *testing.T) *two {
-	s := newSite(t, 2)
+func newTwo(t *testing.T, datapath string) *two {
+	s := newSite(t, 2, datapath)
 	h := s.host(t, overlay.VXLAN, overlay.Segment{Type: overlay.Flat, PhysicalNetwork: "ex"})
 	w := &two{site: s, x: h.Overlay.(*cloud), home: s.sw[0], away: s.sw[1]}
 	ctx := t.Context()
@@ -43,21 +43,8 @@ func newTwo(t *testing.T) *two {
 	w.svc, err = router.New(h.Router, nil)
 	require.NoError(t, err)
 	w.x.at["a"], w.x.at["b"] = 1, 1
-	machine := func(name, network, gateway string, n byte, addrs ...string) *lab.NS {
-		ns := s.l.NS(name)
-		ns.Sysctl("net/ipv6/conf/default/dad_transmits", "0")
-		p := overlay.Port{ID: name, NetworkID: network, MAC: vnet.MAC{2, 0, 0, 0, 0, n}}
-		for _, a := range prefixes(addrs...) {
-			p.FixedIPs = append(p.FixedIPs, a.Addr())
-		}
-		require.NoError(t, fabric.EnsurePort(ctx, p))
-		_, err := w.x.Plug(ctx, overlay.Attachment{PortID: name, Kind: overlay.Veth, Name: "eth0", Netns: ns.Path})
-		require.NoError(t, err)
-		ns.Configure("eth0", addrs, gateway)
-		return ns
-	}
-	w.a = machine("a", "in", "10.0.0.1", 0x11, "10.0.0.5/24", "2001:db8:1::5/64")
-	w.b = machine("b", "in2", "10.0.1.1", 0x12, "10.0.1.5/24", "2001:db8:2::5/64")
+	w.a = w.machine(t, fabric, "a", "in", []string{"10.0.0.1", "2001:db8:1::1"}, 0x11, "10.0.0.5/24", "2001:db8:1::5/64")
+	w.b = w.machine(t, fabric, "b", "in2", []string{"10.0.1.1", "2001:db8:2::1"}, 0x12, "10.0.1.5/24", "2001:db8:2::5/64")
 	w.ext = s.l.NS("ext")
 	h.Station(t, w.ext, overlay.Port{MAC: vnet.MAC{2, 0, 0, 0, 0, 0x15}})
 	w.ext.Configure("eth0", []string{"203.0.113.1/24"})
@@ -67,6 +54,20 @@ func newTwo(t *testing.T) *two {
 			{PortID: "r1-in2", NetworkID: "in2", MAC: vnet.MAC{2, 0, 0, 0, 1, 2}, Addresses: prefixes("10.0.1.1/24", "2001:db8:2::1/64")}},
 		Gateway: &router.Gateway{PortID: "r1-out", NetworkID: "out", MAC: vnet.MAC{2, 0, 0, 0, 1, 3}, Addresses: prefixes("203.0.113.2/24")}}}}
 	return w
+}
+
+func (w *two) machine(t *testing.T, fabric *overlay.Fabric, name, network string, gateways []string, n byte, addrs ...string) *lab.NS {
+	ns := w.l.NS(name)
+	ns.Sysctl("net/ipv6/conf/default/dad_transmits", "0")
+	p := overlay.Port{ID: name, NetworkID: network, MAC: vnet.MAC{2, 0, 0, 0, 0, n}}
+	for _, a := range prefixes(addrs...) {
+		p.FixedIPs = append(p.FixedIPs, a.Addr())
+	}
+	require.NoError(t, fabric.EnsurePort(t.Context(), p))
+	_, err := w.x.Plug(t.Context(), overlay.Attachment{PortID: name, Kind: overlay.Veth, Name: "eth0", Netns: ns.Path})
+	require.NoError(t, err)
+	ns.Configure("eth0", addrs, gateways...)
+	return ns
 }
 
 // serve runs Serve until the test ends.
@@ -80,7 +81,7 @@ func (w *two) serve(t *testing.T) {
 // Between networks a machine is routed on its own host: also when that host is
 // alone in the world. What leaves by the gateway needs the router's host.
 func TestShortCut(t *testing.T) {
-	w := newTwo(t)
+	w := newTwo(t, "netdev")
 	require.NoError(t, w.svc.Sync(t.Context(), w.state, vnet.SyncOptions{}))
 	w.serve(t)
 	reach := func(m *lab.NS, to string) func() bool { return func() bool { return m.Ping(to, 1) == nil } }
@@ -101,10 +102,46 @@ func TestShortCut(t *testing.T) {
 	lab.Eventually(t, patience, "the outside again", reach(w.a, "203.0.113.1"))
 }
 
+// Each host has a Local network of its own: a router is on that of its home, and
+// nobody answers for it on the others. Who is on it there reaches all hosts.
+func TestShortCutLocal(t *testing.T) {
+	w := newTwo(t, "netdev")
+	ctx := t.Context()
+	fabric, err := overlay.New(w.x, nil)
+	require.NoError(t, err)
+	require.NoError(t, fabric.EnsureNetwork(ctx, overlay.Network{ID: "own", Segment: overlay.Segment{Type: overlay.Local}}))
+	w.x.at["c"], w.x.at["d"] = 0, 1
+	c := w.machine(t, fabric, "c", "own", []string{"10.0.9.1", "2001:db8:9::1"}, 0x21, "10.0.9.5/24", "2001:db8:9::5/64")
+	d := w.machine(t, fabric, "d", "own", []string{"10.0.9.1", "2001:db8:9::1"}, 0x22, "10.0.9.6/24", "2001:db8:9::6/64")
+	w.state.Routers[0].Interfaces = append(w.state.Routers[0].Interfaces, router.Interface{PortID: "r1-own", NetworkID: "own", MAC: vnet.MAC{2, 0, 0, 0, 1, 4},
+		Addresses: prefixes("10.0.9.1/24", "2001:db8:9::1/64"), RA: &router.RA{Mode: router.SLAAC}})
+	require.NoError(t, w.svc.Sync(ctx, w.state, vnet.SyncOptions{}))
+	heard := d.Capture("eth0")
+	w.serve(t)
+	for _, to := range []string{"10.0.9.1", "2001:db8:9::1", "10.0.0.5", "2001:db8:1::5"} {
+		lab.Eventually(t, patience, to, func() bool { return c.Ping(to, 1) == nil })
+	}
+	for _, to := range []string{"10.0.9.5", "2001:db8:9::5"} { // by way of the router's host
+		lab.Eventually(t, patience, to, func() bool { return w.a.Ping(to, 1) == nil })
+	}
+	for _, to := range []string{"10.0.9.1", "2001:db8:9::1", "10.0.0.5", "2001:db8:1::5"} {
+		require.Error(t, d.Ping(to, 1), to)
+	}
+	// Nor by the router's MAC, as one that has moved may know it.
+	d.IP("neigh", "replace", "10.0.9.1", "lladdr", "02:00:00:00:01:04", "dev", "eth0")
+	d.IP("neigh", "replace", "2001:db8:9::1", "lladdr", "02:00:00:00:01:04", "dev", "eth0")
+	for _, to := range []string{"10.0.9.1", "2001:db8:9::1", "10.0.0.5", "2001:db8:1::5"} {
+		require.Error(t, d.Ping(to, 1), to)
+	}
+	for _, f := range heard.Frames() {
+		require.NotEqual(t, vnet.MAC{2, 0, 0, 0, 1, 4}.String(), f.SrcMAC.String(), f)
+	}
+}
+
 // A router moves when all hosts are told so; machines and the outside find it
 // at its new place, with its floating IPs.
 func TestMove(t *testing.T) {
-	w := newTwo(t)
+	w := newTwo(t, "netdev")
 	ctx := t.Context()
 	var backends []*ovsrouter.Backend
 	for _, h := range w.x.hosts {
@@ -151,7 +188,7 @@ func TestMove(t *testing.T) {
 // With DistributedFloatingIPs, floating IPs are on the host of their port, and
 // pass neither tunnel nor the router's home.
 func TestDistributedFloatingIPs(t *testing.T) {
-	w := newTwo(t)
+	w := newTwo(t, "netdev")
 	ctx := t.Context()
 	var all []*router.Service
 	for i, h := range w.x.hosts {
@@ -227,7 +264,7 @@ func TestDistributedFloatingIPs(t *testing.T) {
 // Several parts of a router in one batch are one bundle, and the same as one by
 // one. Planning writes nothing.
 func TestBatch(t *testing.T) {
-	s := newSite(t, 1)
+	s := newSite(t, 1, "netdev")
 	ctx := t.Context()
 	sw := (&host{sw: s.sw[0], o: ovs.Options{Name: "h1", Database: s.sw[0].Endpoint, Control: s.sw[0].Vswitchd.Ctl, Netns: s.sw[0].Path}}).handle(t, vnet.Owner(s.l.Owner("b")))
 	defer sw.Close()
@@ -274,4 +311,40 @@ func TestBatch(t *testing.T) {
 	p, err = service(sw).Plan(ctx, st)
 	require.NoError(t, err)
 	require.Empty(t, p.Changes, p.String())
+}
+
+// The kernel's datapath, which is in the guest, carries the same flows: routes,
+// connection tracking in two zones, what is learned, and what Serve says.
+func TestGuestKernelDatapath(t *testing.T) {
+	if lab.RanInGuest(t, "openvswitch") {
+		return
+	}
+	w := newTwo(t, "system")
+	ctx := t.Context()
+	w.state.FloatingIPs = []router.FloatingIP{{ID: "fa", RouterID: "r1", FloatingIP: netip.MustParseAddr("203.0.113.50"), FixedIP: netip.MustParseAddr("10.0.0.5")}}
+	require.NoError(t, w.svc.Sync(ctx, w.state, vnet.SyncOptions{}))
+	w.serve(t)
+	reach := func(m *lab.NS, to string) {
+		t.Helper()
+		lab.Eventually(t, 2*patience, to, func() bool { return m.Ping(to, 1) == nil })
+	}
+	for _, to := range []string{"10.0.0.1", "2001:db8:1::1", "10.0.1.5", "2001:db8:2::5", "203.0.113.2", "203.0.113.50"} {
+		reach(w.a, to)
+	}
+	cap := w.ext.Capture("eth0")
+	reach(w.a, "203.0.113.1")
+	reach(w.b, "203.0.113.1")
+	reach(w.b, "203.0.113.50")
+	reach(w.ext, "203.0.113.50")
+	for _, src := range []string{"203.0.113.50", "203.0.113.2"} {
+		cap.Wait(patience, func(f lab.Frame) bool { return f.ICMPType == 8 && f.Src.String() == src })
+	}
+	p, err := w.svc.Plan(ctx, w.state)
+	require.NoError(t, err)
+	require.Empty(t, p.Changes, p.String())
+	require.NoError(t, w.svc.DeleteFloatingIP(ctx, "fa"))
+	require.Error(t, w.ext.Ping("203.0.113.50", 1))
+	cap.Reset()
+	reach(w.a, "203.0.113.1")
+	cap.Wait(patience, func(f lab.Frame) bool { return f.ICMPType == 8 && f.Src.String() == "203.0.113.2" })
 }
