@@ -20,7 +20,7 @@ const guestEnv = "VNET_GUEST"
 
 // guestTimeout bounds one guest from power on to off. The processor is
 // emulated in software: a boot takes 5 to 15 seconds.
-const guestTimeout = 8 * time.Minute
+const guestTimeout = 12 * time.Minute
 
 // Patience returns d, or several times that in a guest: how long to wait for
 // what ends the wait when it comes, and for what must not come. [Eventually],
