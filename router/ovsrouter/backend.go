@@ -13,7 +13,6 @@ import (
 	"github.com/vnet-go/vnet"
 	of "github.com/vnet-go/vnet/internal/openflow"
 	"github.com/vnet-go/vnet/internal/pipeline"
-	"github.com/vnet-go/vnet/overlay"
 	"github.com/vnet-go/vnet/ovs"
 	"github.com/vnet-go/vnet/router"
 )
@@ -103,8 +102,14 @@ func (b *Backend) submit(ctx context.Context, f func(w *work) error) error {
 
 // networkRecord is what of package overlay's record of a network matters here.
 type networkRecord struct {
-	Segment overlay.Segment `json:"segment"`
+	Segment struct {
+		Type            string `json:"type"`
+		PhysicalNetwork string `json:"physical_network"`
+		ID              uint32 `json:"id"`
+	} `json:"segment"`
 }
+
+const typeLocal = "local" // of a segment
 
 // site is a router with its numbers.
 func (w *work) site(r router.Router) (site, error) {
@@ -122,7 +127,7 @@ func (w *work) site(r router.Router) (site, error) {
 				return s, fmt.Errorf("network %s: its record: %w", x.network, err)
 			}
 			s.wire[x.network] = n.Segment.PhysicalNetwork != ""
-			s.apart[x.network] = s.wire[x.network] || n.Segment.Type == overlay.Local
+			s.apart[x.network] = s.wire[x.network] || n.Segment.Type == typeLocal
 			if s.end.IsValid() {
 				if t, ok := w.tunnel(n); ok {
 					s.tunnels[x.network] = t

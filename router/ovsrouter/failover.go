@@ -11,7 +11,6 @@ import (
 
 	"github.com/vnet-go/vnet"
 	of "github.com/vnet-go/vnet/internal/openflow"
-	"github.com/vnet-go/vnet/overlay"
 	"github.com/vnet-go/vnet/ovs"
 	"github.com/vnet-go/vnet/router"
 )
@@ -495,14 +494,11 @@ type tunnel struct {
 // tunnel is that of a network, which package overlay has made; not ok where
 // the network is not tunnelled, or not known here.
 func (w *work) tunnel(n networkRecord) (t tunnel, ok bool) {
-	if !n.Segment.Type.Tunnel() {
+	kind := n.Segment.Type
+	if kind != string(ovs.VXLAN) && kind != string(ovs.Geneve) {
 		return t, false
 	}
-	kind := ovs.VXLAN
-	if n.Segment.Type == overlay.Geneve {
-		kind = ovs.Geneve
-	}
-	port, ok := w.tx.Known("tunnel", string(kind))
+	port, ok := w.tx.Known("tunnel", kind)
 	return tunnel{port, n.Segment.ID}, ok
 }
 
