@@ -91,6 +91,7 @@ func agentMain(ctx context.Context, dir, name string) error {
 	mux.HandleFunc("POST /plan", a.handlePlan)
 	mux.HandleFunc("GET /explain", a.handleExplain)
 	mux.HandleFunc("POST /explain-packet", a.handleExplainPacket)
+	mux.HandleFunc("POST /trace", a.handleTrace)
 	mux.HandleFunc("GET /status", a.handleStatus)
 	srv := &http.Server{Handler: mux, BaseContext: func(net.Listener) context.Context { return ctx }}
 	context.AfterFunc(ctx, func() { srv.Close() })
@@ -327,6 +328,31 @@ func (a *agent) handleExplainPacket(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(explained{j.Host, []vnet.Explanation{e}})
 }
 
+// traceOf is a packet that a host's switch is asked about, sent by a port of it
+// or, without PortID, as Flow says.
+type traceOf struct{ Host, PortID, Flow string }
+
+func (a *agent) handleTrace(w http.ResponseWriter, r *http.Request) {
+	var of traceOf
+	if err := json.NewDecoder(r.Body).Decode(&of); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	h := a.sites[of.Host]
+	if h == nil || h.trace == nil {
+		http.Error(w, "host "+of.Host+" has no switch that traces", http.StatusNotFound)
+		return
+	}
+	text, err := h.trace(r.Context(), of.PortID, of.Flow)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	json.NewEncoder(w).Encode(text)
+}
+
 // hostStatus is what the agent tells of one site.
 type hostStatus struct {
 	Health   map[string]vnet.Health `json:"health"`
@@ -447,4 +473,8 @@ func (c *agentClient) explain(ctx context.Context, kind, id string) ([]explained
 func (c *agentClient) explainPacket(ctx context.Context, j matrix.Judge) (explained, error) {
 	var out explained
 	return out, c.call(ctx, "POST", "/explain-packet", j, &out)
+}
+
+func (c *agentClient) trace(ctx context.Context, of traceOf) (out string, err error) {
+	return out, c.call(ctx, "POST", "/trace", of, &out)
 }

@@ -36,6 +36,9 @@ type Subsystems struct {
 	Serve func(context.Context) error
 	Holds scope // whose desired state it is told
 	Close func() error
+	// trace is the switch's own account of a packet that a port sends, or that flow
+	// says where from; nil: it gives none.
+	trace func(ctx context.Context, portID, flow string) (string, error)
 	peers func(map[string]netip.Addr) // tells a host of the others' tunnel ends; nil: nothing needs them
 	// settled waits until gateways are where they stay; nil: they always are.
 	settled func(context.Context) error

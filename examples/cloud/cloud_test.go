@@ -433,6 +433,16 @@ func TestShippedCloudOnOVS(t *testing.T) {
 		out := c.must(append([]string{"explain"}, what...)...)
 		assert.Greater(t, strings.Count(out, "\n"), 1, "%v: %s", what, out)
 	}
+	trace := func(args ...string) string {
+		out := c.must(append([]string{"explain", "packet"}, args...)...)
+		assert.Contains(t, out, "ofproto/trace on h1, from port web1-port", "%v", args)
+		return out
+	}
+	arrives := trace("web1", "db1", "tcp", "5432")
+	assert.Contains(t, arrives, "ofproto/trace on h2, from the tunnel")
+	assert.Contains(t, arrives, "output:NXM_NX_REG3")
+	assert.NotContains(t, trace("web1", "db1", "tcp", "22"), "output:NXM_NX_REG3")
+	assert.Contains(t, trace("web1", "db1", "icmp"), "icmp_type=8")
 	t.Run("the agent killed", func(t *testing.T) {
 		require.NoError(t, c.machine().Kill("agent"))
 		assert.Empty(t, c.up().Plan.Changes, "all of it is in the switches")

@@ -319,8 +319,8 @@ func (c *cli) explainPacket(ctx context.Context, m *machine.Machine, t *topology
 		}
 		kernel = append(kernel, x)
 	}
-	if t.Backend == topology.OVN {
-		x, err := trace(ctx, m, t, a[0], p)
+	if tracer := tracers[t.Backend]; tracer != nil {
+		x, err := tracer(ctx, m, t, a[0], p)
 		if err != nil {
 			return err
 		}

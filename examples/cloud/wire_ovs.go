@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 
 	"github.com/vnet-go/vnet"
@@ -49,7 +50,17 @@ func wireOVS(ctx context.Context, o SiteOptions) (_ *Subsystems, err error) {
 	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		return nil, err
 	}
-	s := &Subsystems{peers: sw.SetPeers, settled: rb.Settled, Close: func() error { return errors.Join(h.Close(), sw.Close()) }}
+	trace := func(ctx context.Context, portID, flow string) (string, error) {
+		if portID == "" {
+			return sw.Trace(ctx, flow)
+		}
+		n, ok := sw.Number("port", portID)
+		if !ok {
+			return "", fmt.Errorf("port %q on host %q: %w", portID, o.Name, vnet.ErrNotFound)
+		}
+		return sw.Trace(ctx, fmt.Sprintf("in_port=%d,%s", n, flow))
+	}
+	s := &Subsystems{peers: sw.SetPeers, settled: rb.Settled, trace: trace, Close: func() error { return errors.Join(h.Close(), sw.Close()) }}
 	s.Overlay, err1 = overlay.New(ob, nil)
 	s.SecGroup, err2 = secgroup.New(sb, nil)
 	s.Router, err3 = router.New(rb, nil)
