@@ -33,9 +33,9 @@ type three struct {
 
 func newThree(t *testing.T, hosts int, opts ovsrouter.Options) *three {
 	var o []lab.SwitchOptions
-	s := &site{l: lab.New(t)}
+	s := &site{l: lab.New(t), datapath: "netdev"}
 	for i := range hosts {
-		o = append(o, lab.SwitchOptions{Name: fmt.Sprintf("h%d", i+1), Physical: []string{"ex"}})
+		o = append(o, lab.SwitchOptions{Name: fmt.Sprintf("h%d", i+1), Physical: []string{"ex"}, Datapath: s.datapath})
 	}
 	s.sw = s.l.Switches(o...)
 	h := s.host(t, overlay.VXLAN, overlay.Segment{Type: overlay.Flat, PhysicalNetwork: "ex"})
@@ -101,7 +101,7 @@ func (w *three) process(t *testing.T, h *host, serves bool) *router.Service {
 // where says on which hosts the router is at home, as each of some hosts sees it.
 func (w *three) where(t *testing.T, want string, hosts ...int) {
 	t.Helper()
-	lab.Eventually(t, patience, "the router at "+want, func() bool {
+	lab.Eventually(t, 3*patience, "the router at "+want, func() bool {
 		for _, i := range hosts {
 			x, err := w.svcs[i].Explain(t.Context(), "router", "r1")
 			sees := "short cut to host " + want
@@ -122,7 +122,7 @@ func (w *three) where(t *testing.T, want string, hosts ...int) {
 // watched waits until all hosts have been heard of.
 func (w *three) watched(t *testing.T) {
 	t.Helper()
-	lab.Eventually(t, patience, "all peers", func() bool {
+	lab.Eventually(t, 3*patience, "all peers", func() bool {
 		for i := range w.x.hosts {
 			want := len(w.x.hosts) - 1
 			all, _ := w.x.hosts[i].open[len(w.x.hosts[i].open)-1].Probes()
@@ -229,7 +229,7 @@ func TestFailover(t *testing.T) {
 
 	w.pinged(t, "the host is back", func() {
 		w.sw[0].Vswitchd.Start()
-		lab.Eventually(t, patience, "h1 holds back", func() bool {
+		lab.Eventually(t, 3*patience, "h1 holds back", func() bool {
 			return strings.Contains(w.sw[1].Vsctl("--columns=bfd_status", "list", "Interface"), "Concatenated Path Down")
 		})
 		require.NoError(t, w.ext.Ping("203.0.113.50", 3))
