@@ -18,7 +18,7 @@ import (
 )
 
 func TestOVS(t *testing.T) {
-	whole.Same(t, whole.Harness{Seed: *seed, Worlds: *worlds, Packets: *packets, Make: func(t testing.TB, owners int) []whole.Site {
+	whole.Run(t, whole.Harness{Seed: *seed, Worlds: *worlds, Packets: *packets, Make: func(t testing.TB, owners int) []whole.Site {
 		l := lab.New(t)
 		physical := func(i int) string { return fmt.Sprint("phys", i) }
 		var o []lab.SwitchOptions
@@ -32,7 +32,7 @@ func TestOVS(t *testing.T) {
 		switches := l.Switches(o...)
 		var out []whole.Site
 		for i := range owners {
-			s := whole.Site{Limits: whole.Limits{Turns: true}, Station: func(_ testing.TB, ns *lab.NS) {
+			s := whole.Site{Limits: whole.Limits{Turns: true, Blinks: true}, Station: func(_ testing.TB, ns *lab.NS) {
 				l.Plug(l.Wire(physical(i)), ns, "eth0")
 				ns.NoOffload("eth0")
 			}}
