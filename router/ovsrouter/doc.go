@@ -112,4 +112,8 @@
 //   - A packet too long for the MTU of an interface or gateway is answered
 //     by ICMP whether it may be fragmented or not; no switch cuts packets.
 //   - A router that hides sources takes up no TCP connection in the middle.
+//   - The userspace datapath looks a packet up seven times at most, once for each
+//     use of connection tracking. Rules of both machines and one router that
+//     translates take four; a packet that two such routers of one host translate
+//     may be dropped, as may an answer that the second makes itself.
 package ovsrouter

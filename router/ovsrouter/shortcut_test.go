@@ -2,6 +2,7 @@ package ovsrouter_test
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
@@ -311,6 +312,42 @@ func TestBatch(t *testing.T) {
 	p, err = service(sw).Plan(ctx, st)
 	require.NoError(t, err)
 	require.Empty(t, p.Changes, p.String())
+}
+
+// Serve ends when the switch's handle is closed, also while it advertises.
+func TestServeEnds(t *testing.T) {
+	s := newSite(t, 1, "netdev")
+	h := &host{sw: s.sw[0], o: ovs.Options{Name: "h1", Database: s.sw[0].Endpoint, Control: s.sw[0].Vswitchd.Ctl, Netns: s.sw[0].Path}}
+	owner := vnet.Owner(s.l.Owner("e"))
+	defer func() { require.NoError(t, h.handle(t, owner).Cleanup(context.Background())) }()
+	sw, err := ovs.Open(t.Context(), owner, &h.o)
+	require.NoError(t, err)
+	b, err := ovsrouter.New(sw, nil)
+	require.NoError(t, err)
+	svc, err := router.New(b, nil)
+	require.NoError(t, err)
+	require.NoError(t, svc.EnsureRouter(t.Context(), router.Router{ID: "r1", Interfaces: []router.Interface{
+		{PortID: "r1-in", NetworkID: "in", MAC: vnet.MAC{2, 0, 0, 0, 1, 1}, Addresses: prefixes("2001:db8:1::1/64"), RA: &router.RA{Mode: router.SLAAC}}}}))
+	ended := make(chan error, 1)
+	go func() {
+		err := vnet.ErrConflict
+		for errors.Is(err, vnet.ErrConflict) { // with who looks whether it runs
+			err = svc.Serve(t.Context())
+		}
+		ended <- err
+	}()
+	lab.Eventually(t, patience, "Serve", func() bool {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		return errors.Is(b.Serve(ctx), vnet.ErrConflict)
+	})
+	sw.Close()
+	select {
+	case err := <-ended:
+		require.Error(t, err)
+	case <-time.After(patience):
+		t.Fatal("Serve goes on")
+	}
 }
 
 // The kernel's datapath, which is in the guest, carries the same flows: routes,
