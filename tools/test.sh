@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs the tests of the modules in the folders named, prints each package's
-# `go test` line and the output of what failed, and fails when a test failed
+# `go test` line, how many packets the differential test compared, and the output of what failed, and fails when a test failed
 # or was skipped.
 set -u
 : "${GO:=go}"
@@ -9,7 +9,7 @@ trap 'rm -f "$log"' EXIT
 status=0
 run() { # run FOLDER ARGS...
 	(cd "$1" && shift && $GO test -count=1 -timeout 25m -v "$@") >"$log" 2>&1 || status=1
-	grep -E '^(ok|FAIL|panic:|\?)[[:space:]]' "$log" | grep -v 'no test files'
+	grep -E '^(ok|FAIL|panic:|\?)[[:space:]]|packets compared with the judge' "$log" | grep -v 'no test files'
 	if grep -qE '^(--- FAIL|[[:space:]]+--- FAIL|FAIL|panic:|.*\[build failed\])' "$log"; then
 		status=1
 		echo "---- output of what failed"

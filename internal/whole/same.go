@@ -43,7 +43,7 @@ func Same(t *testing.T, h Harness) {
 		}
 		before = nil
 	}
-	t.Logf("%d worlds (-seed %d), %d packets compared with the judge, %d matched; %s", seed-h.Seed, h.Seed, c.compared, c.matched, c.tally)
+	t.Logf("%s: %d worlds (-seed %d), %d packets compared with the judge, %d matched; %s", t.Name(), seed-h.Seed, h.Seed, c.compared, c.matched, c.tally)
 }
 
 // String says what has not been looked at.
