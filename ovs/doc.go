@@ -59,4 +59,13 @@
 //
 // Registers, flags, zones, numbers and cookies are in docs/pipeline.md, which is
 // made from the code.
+//
+// # Worth knowing
+//
+//   - Peers are watched over VXLAN, at Options.VXLANPort, whatever networks are
+//     carried by: firewalls between hosts must let that pass.
+//   - On the kernel's datapath, an ovs-vswitchd before 3.2 that is started in the
+//     first ten seconds of the machine counts no processors, makes no handlers, and
+//     never forwards the first packet of anything ("Overriding n-handler-threads
+//     to 0" in its log). Start it later, or once more.
 package ovs
