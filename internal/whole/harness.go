@@ -24,6 +24,8 @@ type Harness struct {
 	// of these there are at least Worlds, and so many that at least Packets
 	// packets are compared. Zero: 2000.
 	Seed, Packets int
+	// Alone leaves owners out.
+	Alone bool
 }
 
 // Site is the hosts as one owner has them.
@@ -62,9 +64,10 @@ type Limits struct {
 	Turns bool
 	// Blinks: while devices come and go on a host, a few packets through its
 	// tunnels are lost: at most one in eight of a flow. It is so in the userspace
-	// data path of Open vSwitch when nothing of ours changes: of 2,442 packets 65
-	// were lost while veth pairs that no bridge had were made and removed every 20
-	// ms in the host's namespace, none before and after. On one host nothing may be lost.
+	// data path of Open vSwitch when nothing of ours changes: veth pairs that no
+	// bridge has, made and removed every 20 ms in the host's namespace, cost 19 of
+	// 1,484 packets of new flows, and its counter drop_action_of_pipeline is 19
+	// after it. On one host they cost none of 1,739.
 	Blinks bool
 	// SYNOnce: TCP that must not arrive is sent once. This is about a program that
 	// tests run on, not about contracts: the connection tracking of ovs-vswitchd
@@ -88,7 +91,9 @@ func Run(t *testing.T, h Harness) {
 	h = h.withDefaults()
 	t.Run("worlds", func(t *testing.T) { worlds(t, h) })
 	t.Run("streams", func(t *testing.T) { streams(t, h) })
-	t.Run("owners", func(t *testing.T) { owners(t, h) })
+	if !h.Alone {
+		t.Run("owners", func(t *testing.T) { owners(t, h) })
+	}
 	t.Run("same", func(t *testing.T) { Same(t, h) })
 }
 
