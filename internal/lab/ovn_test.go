@@ -240,6 +240,7 @@ func TestDaemonsStartAgain(t *testing.T) {
 	hv[1].OVNController.Stop()
 	require.Contains(t, c.SBCtl("show"), "hv2")
 	hv[1].OVNController.Start()
+	c.WaitHV() // it leaves only what it has seen
 	hv[1].Leave()
 	require.NotContains(t, c.SBCtl("show"), "hv2")
 }

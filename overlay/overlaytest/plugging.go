@@ -27,6 +27,9 @@ func (b *bench) device(name, vm string) {
 		return
 	}
 	b.vm(vm).IP("link", "add", "name", "eth0", "type", "veth", "peer", "name", name, "netns", b.hosts[0].Netns)
+	b.t.Cleanup(func() { // at once: the kernel takes its time over the devices of a namespace that goes
+		_ = exec.Command("nsenter", "--net="+b.hosts[0].Netns, "ip", "link", "del", "dev", name).Run()
+	})
 }
 
 // link is what `ip` says of a device on the host; empty when it is not there.
