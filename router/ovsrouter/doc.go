@@ -114,6 +114,7 @@
 //   - A router that hides sources takes up no TCP connection in the middle.
 //   - The userspace datapath looks a packet up seven times at most, once for each
 //     use of connection tracking. Rules of both machines and one router that
-//     translates take four; a packet that two such routers of one host translate
+//     translates take four, and the first packet of a hairpinned connection seven;
+//     a packet that two such routers of one host translate
 //     may be dropped, as may an answer that the second makes itself.
 package ovsrouter

@@ -209,6 +209,10 @@ func baseFlows() (out []of.Flow) {
 	add(tStage, 170, of.IP4(flags(fromGateway|redirected, 0)), next)
 	add(tStage, 160, of.IP4(flags(fromGateway|toGateway, redirected)), next)
 	add(tStage, 160, of.IP4(flags(fromGateway, redirected|toGateway)), of.CT{ZoneFrom: zoneS, Table: tRoutedIn})
+	// What is new there is new here: a turn less, of the few that the userspace
+	// data path has for a packet. Without it the first packet of every hairpinned
+	// connection between filtered ports is lost.
+	add(tStage, 155, of.IP4(flags(redirected, fromGateway), tracked(of.CtNew, of.CtInv)), of.Goto(tSource))
 	add(tStage, 150, of.IP4(flags(redirected, fromGateway)), snat)
 	add(tStage, 140, of.IP4(flags(toGateway, fromGateway|redirected)), of.CT{ZoneFrom: zoneD, NAT: restore, Table: tUnDNAT})
 	add(tStage, 130, of.IP4(), next)

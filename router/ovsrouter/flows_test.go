@@ -96,6 +96,13 @@ func TestFloatingIPFlows(t *testing.T) {
 	require.Len(t, someSite(true).forward(someForward).flows, 4)
 }
 
+// A new hairpinned connection between filtered ports is looked up seven times,
+// the most there is on the userspace data path: its source is translated
+// without being looked for first.
+func TestHairpinTurns(t *testing.T) {
+	require.Regexp(t, `(?m)^table=51, priority=155,ct_state=\+new-inv\+trk,ip,.*reg0=.* actions=resubmit\(,56\)$`, text(baseFlows()))
+}
+
 // Where a router is not at home, only what certainly stays between its
 // networks is routed; the rest is left as it is.
 func TestShortCuts(t *testing.T) {
