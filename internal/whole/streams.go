@@ -129,7 +129,7 @@ func (c *cloud) flows(packets []reach.Packet, a, b reach.World) (out []*flow, er
 		p := c.probe(k)
 		// A router's answer that is not let in is about a connection, or none; these
 		// end just after the rules have changed.
-		if k.Proto == 47 || p.want == nil && p.v.OK() {
+		if k.Proto == 47 || p.want == nil && p.v.OK() || c.about(p) != "" {
 			continue
 		}
 		if p.hop.IsValid() && count[p.want != nil] < most && !slices.ContainsFunc(models[k.From], func(m *reach.Model) bool { return !sameFate(m, p) }) {
