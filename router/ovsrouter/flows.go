@@ -251,11 +251,13 @@ func baseFlows() (out []of.Flow) {
 	return out
 }
 
-// leave makes a packet one that begins on the network in register 1.
+// leave makes a packet one that begins on the network in register 1. It comes
+// from the controller, and not from port 0: what Serve says has no port to go on
+// from when it is looked up again, and ovs-vswitchd knows that of the controller only.
 func leave(last of.Action) []of.Action {
 	return []of.Action{
 		of.Set(of.Reg(0).Masked(routed, allBits|0xff)), // as one that no port sent
-		of.Set(of.Reg(2).Is(0)), of.Set(of.Reg(3).Is(0)), of.Set(regRouter.Is(0)), of.Set(of.InPort.Is(0)), last,
+		of.Set(of.Reg(2).Is(0)), of.Set(of.Reg(3).Is(0)), of.Set(regRouter.Is(0)), of.Set(of.InPort.Is(uint64(of.PortController))), last,
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +12,8 @@ import (
 
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/internal/lab"
+	of "github.com/vnet-go/vnet/internal/openflow"
+	"github.com/vnet-go/vnet/internal/pipeline"
 	"github.com/vnet-go/vnet/overlay"
 	"github.com/vnet-go/vnet/ovs"
 	"github.com/vnet-go/vnet/router"
@@ -30,7 +33,10 @@ type two struct {
 	home, away *lab.Switch
 }
 
-func newTwo(t *testing.T, datapath string) *two {
+func newTwo(t *testing.T, datapath string) *two { return newTwoAt(t, datapath, 1) }
+
+// newTwoAt has the machines on that host.
+func newTwoAt(t *testing.T, datapath string, host int) *two {
 	s := newSite(t, 2, datapath)
 	h := s.host(t, overlay.VXLAN, overlay.Segment{Type: overlay.Flat, PhysicalNetwork: "ex"})
 	w := &two{site: s, x: h.Overlay.(*cloud), home: s.sw[0], away: s.sw[1]}
@@ -43,7 +49,7 @@ func newTwo(t *testing.T, datapath string) *two {
 	require.NoError(t, fabric.EnsureNetwork(ctx, overlay.Network{ID: "out", Segment: h.Out}))
 	w.svc, err = router.New(h.Router, nil)
 	require.NoError(t, err)
-	w.x.at["a"], w.x.at["b"] = 1, 1
+	w.x.at["a"], w.x.at["b"] = host, host
 	w.a = w.machine(t, fabric, "a", "in", []string{"10.0.0.1", "2001:db8:1::1"}, 0x11, "10.0.0.5/24", "2001:db8:1::5/64")
 	w.b = w.machine(t, fabric, "b", "in2", []string{"10.0.1.1", "2001:db8:2::1"}, 0x12, "10.0.1.5/24", "2001:db8:2::5/64")
 	w.ext = s.l.NS("ext")
@@ -101,6 +107,36 @@ func TestShortCut(t *testing.T) {
 	})
 	w.away.JoinTunnels()
 	lab.Eventually(t, patience, "the outside again", reach(w.a, "203.0.113.1"))
+}
+
+// What a router says reaches a machine whose port is filtered too, on the router's
+// host and on another: filters look packets up again, as one that no port sent.
+func TestSaysToFiltered(t *testing.T) {
+	for name, host := range map[string]int{"at home": 0, "away": 1} {
+		t.Run(name, func(t *testing.T) {
+			w := newTwoAt(t, "netdev", host)
+			ctx := t.Context()
+			require.NoError(t, w.svc.Sync(ctx, w.state, vnet.SyncOptions{}))
+			for _, h := range w.x.hosts {
+				sw := h.handle(t, w.x.owner)
+				defer sw.Close()
+				require.NoError(t, sw.Submit(ctx, vnet.PartSecGroup, func(tx *ovs.Tx) error {
+					tx.Put("port", "all", []byte("{}"),
+						of.Flow{Table: pipeline.ToPort, Priority: 1000, Match: of.IP4(), Actions: []of.Action{of.CT{ZoneFrom: of.Reg(pipeline.RegNetwork).Range(0, 15), Table: pipeline.Deliver}}},
+						of.Flow{Table: pipeline.ToPort, Priority: 1000, Match: of.IP6(), Actions: []of.Action{of.CT{ZoneFrom: of.Reg(pipeline.RegNetwork).Range(0, 15), Table: pipeline.Deliver}}})
+					return nil
+				}))
+			}
+			w.serve(t)
+			for _, x := range []struct{ to, says string }{{"10.0.1.5", "Time to live exceeded"}, {"2001:db8:2::5", "Hop limit"}} {
+				lab.Eventually(t, patience, x.to, func() bool { return w.a.Ping(x.to, 1) == nil })
+				lab.Eventually(t, patience, x.says, func() bool {
+					out, _ := w.a.Exec(ctx, "ping", "-t", "1", "-c", "1", "-W", "1", x.to)
+					return strings.Contains(out, x.says)
+				})
+			}
+		})
+	}
 }
 
 // Each host has a Local network of its own: a router is on that of its home, and
