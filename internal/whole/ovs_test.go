@@ -37,7 +37,7 @@ func TestOVS(t *testing.T) {
 		switches := l.Switches(o...)
 		var out []whole.Site
 		for i := range owners {
-			s := whole.Site{Limits: whole.Limits{Turns: true, Blinks: true}, Station: func(_ testing.TB, ns *lab.NS) {
+			s := whole.Site{Limits: whole.Limits{Shortcuts: true, Turns: true, Blinks: true}, Station: func(_ testing.TB, ns *lab.NS) {
 				l.Plug(l.Wire(physical(i)), ns, "eth0")
 				ns.NoOffload("eth0")
 			}}

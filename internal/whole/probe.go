@@ -183,7 +183,7 @@ const (
 	// again is how long a machine waits before it sends again, and patience how
 	// often it does.
 	again    = 300 * time.Millisecond
-	patience = 6 * time.Second
+	patience = 20 * time.Second
 )
 
 // send sends them all, and says what went otherwise than the model says.

@@ -67,6 +67,9 @@
 //     rule about ports (ovs-fields(7), "IPv4 and IPv6 Fields", nw_frag).
 //   - Also there, connections of ICMPv6 that end are marked and time out later:
 //     ovs-vswitchd 3.1.0 cannot forget them.
+//   - A zone is a network's and does not tell ports of it apart: when a packet of a
+//     port comes back to its network by way of routers, the straight answer to it is
+//     let into the port on that host, although the port itself has not called there.
 //   - What the data path has kept of earlier packets follows flows that are added
 //     within milliseconds; see ovs.Switch.Settle.
 package ovssecgroup
