@@ -45,6 +45,9 @@ const (
 	PartDHCP     Part = "dhcp"
 	PartMetadata Part = "metadata"
 	PartSecGroup Part = "secgroup"
+	PartQoS      Part = "qos"
+	PartSRIOV    Part = "sriov"
+	PartDPDK     Part = "dpdk"
 )
 
 // CheckID reports, as a [*FieldError] for field, why id cannot name an

@@ -71,7 +71,8 @@ const (
 	cookieLearned uint64 = 1 << 43
 )
 
-var partNumbers = map[vnet.Part]uint64{vnet.PartHost: 1, vnet.PartOverlay: 2, vnet.PartRouter: 3, vnet.PartDHCP: 4, vnet.PartMetadata: 5, vnet.PartSecGroup: 6}
+var partNumbers = map[vnet.Part]uint64{vnet.PartHost: 1, vnet.PartOverlay: 2, vnet.PartRouter: 3, vnet.PartDHCP: 4, vnet.PartMetadata: 5, vnet.PartSecGroup: 6,
+	vnet.PartQoS: 7, vnet.PartSRIOV: 8, vnet.PartDPDK: 9}
 
 func ownerCookie(o vnet.Owner) uint64 {
 	h := sha256.Sum256([]byte("vnet-ovs-owner\x00" + o))

@@ -17,7 +17,7 @@ import (
 const module = "github.com/vnet-go/vnet"
 
 // contracts are the packages that applications import for what they want.
-var contracts = []string{"overlay", "router", "dhcp", "metadata", "secgroup"}
+var contracts = []string{"overlay", "router", "dhcp", "metadata", "secgroup", "qos", "sriov", "dpdk"}
 
 // handles are the platforms.
 var handles = []string{"linux", "ovn", "ovs"}
