@@ -32,6 +32,9 @@ case ${1:-test} in test | bench)
 	need dhcpcd5 dhcpcd
 	need ndisc6 rdisc6
 	need cloud-init /usr/lib/python3/dist-packages/cloudinit/version.py # its readers, as clients of the metadata service
+	# Open vSwitch with DPDK, and guests of it; the plain switch stays the one in the PATH.
+	need openvswitch-switch-dpdk /usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk
+	need dpdk-dev dpdk-testpmd
 	# The guest with a Debian kernel (internal/lab).
 	need busybox-static /bin/busybox
 	need kmod modprobe
