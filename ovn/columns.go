@@ -77,6 +77,9 @@ var rules = []Rule{
 
 	{vnet.PartMetadata, "Logical_Switch_Port", "", words(`name type addresses enabled options:requested-chassis`)},
 	{vnet.PartMetadata, "Logical_Switch", vnet.PartOverlay, words(`+ports`)},
+
+	{vnet.PartQoS, "QoS", "", words(`action bandwidth direction match priority`)},
+	{vnet.PartQoS, "Logical_Switch", vnet.PartOverlay, words(`+qos_rules`)},
 }
 
 // access is a rule taken apart.

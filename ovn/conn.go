@@ -263,15 +263,25 @@ func (c *Conn) Need(feature, table, column string) error {
 // their origin, which not all do (external_ids:stage-hint in ovn-sb(5)). They
 // are ordered as packets meet them.
 func (c *Conn) Flows(ctx context.Context, uuid string) ([]*sbrow.LogicalFlow, error) {
+	if len(uuid) < 8 {
+		return nil, &vnet.FieldError{Field: "uuid", Value: uuid, Reason: "is no UUID"}
+	}
+	return c.flows(ctx, "stage-hint", uuid[:8])
+}
+
+// FlowsAt asks the Southbound for all logical flows of a stage, such as
+// "ls_in_qos_meter" (external_ids:stage-name in ovn-sb(5)), of whatever origin.
+func (c *Conn) FlowsAt(ctx context.Context, stage string) ([]*sbrow.LogicalFlow, error) {
+	return c.flows(ctx, "stage-name", stage)
+}
+
+func (c *Conn) flows(ctx context.Context, key, value string) ([]*sbrow.LogicalFlow, error) {
 	if c.sb == nil {
 		return nil, &vnet.UnsupportedError{Feature: "looking into the Southbound", Backend: "this connection", Need: "Options.Southbound"}
 	}
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
-	if len(uuid) < 8 {
-		return nil, &vnet.FieldError{Field: "uuid", Value: uuid, Reason: "is no UUID"}
-	}
-	rows, err := c.sb.Select(ctx, "Logical_Flow", "external_ids", map[string]string{"stage-hint": uuid[:8]})
+	rows, err := c.sb.Select(ctx, "Logical_Flow", "external_ids", map[string]string{key: value})
 	if err != nil {
 		return nil, err
 	}

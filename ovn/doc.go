@@ -97,10 +97,15 @@
 //	metadata  Logical_Switch_Port          own         name type addresses enabled options:requested-chassis
 //	metadata  Logical_Switch               of overlay  +ports
 //
+//	qos       QoS                          own         action bandwidth direction match priority
+//	qos       Logical_Switch               of overlay  +qos_rules
+//
 // The handle itself increments NB_Global.nb_cfg, and keeps a port of overlay
 // that is filtered and that secgroup has not filled disabled ([Closed]): in the
-// transaction that makes the port, and until the one that fills it. The
-// Southbound is only read.
+// transaction that makes the port, and until the one that fills it. It also
+// removes the limits of a port with the port, and keeps those of a gateway at
+// the gateway's port, whatever that is called ([GatewayMatch]). The Southbound
+// is only read.
 // On a host, Chassis makes rows of Port and Interface and adds them to
 // Bridge.ports, with the marks of the part that asks.
 //

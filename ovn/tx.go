@@ -354,6 +354,7 @@ func Ensure[T any](tx *Tx, kind, id string, want *T, columns ...string) Result {
 		tx.Fail(err)
 		return Result{UUID: uuid}
 	}
+	tx.rematch(nil, n)
 	return Result{UUID: uuid, Verb: vnet.Create}
 }
 
@@ -419,6 +420,7 @@ func update[T any](tx *Tx, table string, cur, want *T, columns []string) Result 
 		tx.Fail(err)
 		return Result{UUID: uuid}
 	}
+	tx.rematch(cur, n)
 	return Result{UUID: uuid, Verb: vnet.Update, Diff: diff}
 }
 
@@ -545,6 +547,7 @@ func (tx *Tx) Delete(row any) Result {
 		tx.Fail(err)
 		return Result{UUID: uuid}
 	}
+	tx.unlimit(cur)
 	return Result{UUID: uuid, Verb: vnet.Delete}
 }
 
