@@ -1,0 +1,362 @@
+package ovnqos
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/vnet-go/vnet"
+	"github.com/vnet-go/vnet/internal/nbrow"
+	"github.com/vnet-go/vnet/ovn"
+	"github.com/vnet-go/vnet/qos"
+)
+
+// Kinds in the marks of our rows of QoS, whose ids are [ovn.LimitID].
+const (
+	kindPort     = "port"
+	kindGateway  = "gateway"
+	kindFloating = "floatingip"
+)
+
+// keyAsked, in external_ids of our rows, is what was asked for, as JSON. That
+// of a port stands in its Logical_Switch_Port, and goes with it.
+const (
+	keyAsked = "vnet:asked"
+	keyPort  = "vnet:qos:port"
+)
+
+// Priorities of rows: of those of one switch and direction that match, one acts.
+const (
+	priority         = 2002
+	priorityFloating = 2003
+)
+
+func directions() []qos.Direction { return []qos.Direction{qos.Egress, qos.Ingress} }
+
+// limit is the row of one direction, or nil when nothing is asked of it.
+func limit(s qos.Shape, d qos.Direction, match string, prio int) *nbrow.QoS {
+	l := s.Way(d)
+	row := &nbrow.QoS{Direction: nbrow.QoSDirectionToLport, Match: match, Priority: prio, Action: map[string]int{}, Bandwidth: map[string]int{}}
+	if d == qos.Egress {
+		row.Direction = nbrow.QoSDirectionFromLport
+		if s.DSCP != nil {
+			row.Action["dscp"] = int(*s.DSCP)
+		}
+	}
+	if l.Kbps > 0 {
+		row.Bandwidth["rate"], row.Bandwidth["burst"] = int(l.Kbps), int(l.Burst())
+	}
+	if len(row.Action)+len(row.Bandwidth) == 0 {
+		return nil
+	}
+	return row
+}
+
+// end is the condition that a packet enters or leaves a switch by a port.
+func end(d qos.Direction, quoted string) string {
+	if d == qos.Egress {
+		return "inport == " + quoted
+	}
+	return "outport == " + quoted
+}
+
+func portRow(n namer, p qos.Port, d qos.Direction) *nbrow.QoS {
+	return limit(p.Shape, d, end(d, strconv.Quote(n.PortName(p.ID))), priority)
+}
+
+// namer makes names as ovn.Conn does.
+type namer interface {
+	Name(kind, id string) string
+	PortName(portID string) string
+}
+
+// resident is the condition that this is the gateway's host.
+func resident(n namer, gatewayPort string) string {
+	return "is_chassis_resident(" + strconv.Quote("cr-"+n.Name("router-port", gatewayPort)) + ")"
+}
+
+func gatewayRow(n namer, g qos.Gateway, d qos.Direction) *nbrow.QoS {
+	row := limit(g.Shape, d, end(d, ovn.GatewayPort)+" && "+resident(n, g.PortID), priority)
+	return atGateway(row, g.PortID, g)
+}
+
+func floatingRow(n namer, f qos.FloatingIP, d qos.Direction) *nbrow.QoS {
+	match := end(d, ovn.GatewayPort) + " && ip4."
+	if d == qos.Egress {
+		match += "src == " + f.FloatingIP.String()
+	} else {
+		match += "dst == " + f.FloatingIP.String()
+	}
+	if f.FixedPortID != "" {
+		// It is translated at one of them.
+		match += " && (" + resident(n, f.PortID) + " || is_chassis_resident(" + strconv.Quote(n.PortName(f.FixedPortID)) + "))"
+	}
+	return atGateway(limit(f.Shape, d, match, priorityFloating), f.PortID, f)
+}
+
+// atGateway lets the handle write the match.
+func atGateway(row *nbrow.QoS, portID string, what any) *nbrow.QoS {
+	if row != nil {
+		row.ExternalIDs = map[string]string{keyAsked: encode(what), ovn.KeyGateway: portID, ovn.KeyGatewayMatch: row.Match}
+	}
+	return row
+}
+
+func encode(x any) string {
+	s, err := json.Marshal(x)
+	if err != nil { // the types have nothing that fails
+		return err.Error()
+	}
+	return string(s)
+}
+
+// portOf is what a row says the port was asked to be, or nil when it was not.
+func portOf(row *nbrow.LogicalSwitchPort) *qos.Port {
+	if row == nil || row.ExternalIDs[keyPort] == "" {
+		return nil
+	}
+	m, _ := ovn.MarkOf(row.ExternalIDs)
+	p := qos.Port{}
+	if json.Unmarshal([]byte(row.ExternalIDs[keyPort]), &p) != nil {
+		p = qos.Port{} // spoilt by someone: it differs from whatever is wanted
+	}
+	p.ID = m.ID
+	return &p
+}
+
+// asked is the gateway or floating IP that rows are of, or nil.
+func asked[T any](r ovn.Reader, kind, id string) *T {
+	for _, d := range directions() {
+		if q := ovn.Find[nbrow.QoS](r, vnet.PartQoS, kind, ovn.LimitID(id, string(d))); q != nil {
+			x := new(T)
+			if json.Unmarshal([]byte(q.ExternalIDs[keyAsked]), x) != nil {
+				x = new(T)
+			}
+			return x
+		}
+	}
+	return nil
+}
+
+// stateOf is what was asked for, as the rows have it.
+func stateOf(r ovn.Reader) (s qos.State) {
+	for m, row := range ovn.Own[nbrow.LogicalSwitchPort](r, vnet.PartOverlay) {
+		if p := portOf(row); p != nil && m.Kind == "port" {
+			s.Ports = append(s.Ports, *p)
+		}
+	}
+	seen := ""
+	for m := range ovn.Own[nbrow.QoS](r, vnet.PartQoS) { // ordered
+		id := object(m)
+		if m.Kind+" "+id == seen {
+			continue
+		}
+		seen = m.Kind + " " + id
+		switch m.Kind {
+		case kindGateway:
+			g := asked[qos.Gateway](r, m.Kind, id)
+			g.RouterID = id
+			s.Gateways = append(s.Gateways, *g)
+		case kindFloating:
+			f := asked[qos.FloatingIP](r, m.Kind, id)
+			f.ID = id
+			s.FloatingIPs = append(s.FloatingIPs, *f)
+		}
+	}
+	return s
+}
+
+// object is the id of what a row of ours limits.
+func object(m ovn.Mark) string {
+	for _, d := range directions() {
+		if n := len(m.ID) - len(d) - 1; n > 0 && m.ID[n:] == "/"+string(d) {
+			return m.ID[:n]
+		}
+	}
+	return m.ID
+}
+
+// writer computes what one submission writes.
+type writer struct{ tx *ovn.Tx }
+
+// tell adds what was asked, or what had drifted, to the plan.
+func (w *writer) tell(kind, id string, results []ovn.Result, asked *vnet.Change) {
+	if asked != nil {
+		w.tx.Change(*asked)
+		return
+	}
+	w.drifted(kind, id, results)
+}
+
+// drifted tells of rows that were not as we had made them.
+func (w *writer) drifted(kind, id string, results []ovn.Result) {
+	var diff []string
+	for _, r := range results {
+		switch r.Verb {
+		case vnet.Create:
+			diff = append(diff, "row "+r.UUID+": new")
+		case vnet.Delete:
+			diff = append(diff, "row "+r.UUID+": gone")
+		case vnet.Update:
+			diff = append(diff, r.Diff...)
+		}
+	}
+	if len(diff) > 0 {
+		w.tx.Change(vnet.Change{Verb: vnet.Update, Part: vnet.PartQoS, Kind: kind, ID: id, Diff: diff, Impact: vnet.ImpactSome})
+	}
+}
+
+func (w *writer) port(id string) *nbrow.LogicalSwitchPort {
+	return ovn.Find[nbrow.LogicalSwitchPort](w.tx, vnet.PartOverlay, "port", id)
+}
+
+func (w *writer) find(kind, id string, d qos.Direction) *nbrow.QoS {
+	return ovn.Find[nbrow.QoS](w.tx, vnet.PartQoS, kind, ovn.LimitID(id, string(d)))
+}
+
+// put makes the row of a direction be as given on a switch; nil is none.
+func (w *writer) put(sw *nbrow.LogicalSwitch, kind, id string, d qos.Direction, row *nbrow.QoS) []ovn.Result {
+	if row == nil {
+		return []ovn.Result{w.tx.Delete(w.find(kind, id, d))}
+	}
+	r := ovn.Ensure(w.tx, kind, ovn.LimitID(id, string(d)), row)
+	return []ovn.Result{r, w.tx.Hold(sw, "qos_rules", r.UUID)}
+}
+
+func (w *writer) ensurePort(p qos.Port) ([]ovn.Result, error) {
+	row := w.port(p.ID)
+	if row == nil {
+		return nil, noPort(p.ID)
+	}
+	sw := ovn.Holder[nbrow.LogicalSwitch](w.tx, row)
+	if sw == nil {
+		return nil, noPort(p.ID)
+	}
+	out := []ovn.Result{ovn.Update(w.tx, row, &nbrow.LogicalSwitchPort{ExternalIDs: map[string]string{keyPort: encode(p)}})}
+	for _, d := range directions() {
+		out = append(out, w.put(sw, kindPort, p.ID, d, portRow(w.tx.Conn(), p, d))...)
+	}
+	return out, nil
+}
+
+func (w *writer) deletePort(id string) []ovn.Result {
+	out := w.deleteRows(kindPort, id)
+	if row := w.port(id); row != nil && row.ExternalIDs[keyPort] != "" {
+		out = append(out, ovn.Update(w.tx, row, &nbrow.LogicalSwitchPort{}))
+	}
+	return out
+}
+
+func (w *writer) deleteRows(kind, id string) (out []ovn.Result) {
+	for _, d := range directions() {
+		out = append(out, w.tx.Delete(w.find(kind, id, d)))
+	}
+	return out
+}
+
+// external is the switch of an external network.
+func (w *writer) external(networkID string) (*nbrow.LogicalSwitch, error) {
+	sw := ovn.Find[nbrow.LogicalSwitch](w.tx, vnet.PartOverlay, "network", networkID)
+	if sw == nil {
+		return nil, noNetwork(networkID)
+	}
+	return sw, nil
+}
+
+func (w *writer) ensureGateway(g qos.Gateway) ([]ovn.Result, error) {
+	sw, err := w.external(g.NetworkID)
+	if err != nil {
+		return nil, err
+	}
+	var out []ovn.Result
+	for _, d := range directions() {
+		out = append(out, w.put(sw, kindGateway, g.RouterID, d, w.named(g.PortID, gatewayRow(w.tx.Conn(), g, d)))...)
+	}
+	return out, nil
+}
+
+func (w *writer) ensureFloatingIP(f qos.FloatingIP) ([]ovn.Result, error) {
+	sw, err := w.external(f.NetworkID)
+	if err != nil {
+		return nil, err
+	}
+	var out []ovn.Result
+	for _, d := range directions() {
+		out = append(out, w.put(sw, kindFloating, f.ID, d, w.named(f.PortID, floatingRow(w.tx.Conn(), f, d)))...)
+	}
+	return out, nil
+}
+
+// named puts the name that the gateway's port has into a row's match.
+func (w *writer) named(portID string, row *nbrow.QoS) *nbrow.QoS {
+	if row != nil {
+		row.Match = ovn.GatewayMatch(w.tx, portID, row.Match)
+	}
+	return row
+}
+
+// all makes s so and returns how many objects there were.
+func (w *writer) all(s qos.State) (existing int, err error) {
+	old := stateOf(w.tx)
+	existing = len(old.Ports) + len(old.Gateways) + len(old.FloatingIPs)
+	changes := map[string]bool{}
+	for _, c := range qos.Diff(old, s) {
+		changes[c.Kind+" "+c.ID] = true
+		w.tx.Change(c)
+	}
+	keep := map[string]bool{}
+	var errs []error
+	made := func(kind, id string, r []ovn.Result, err error) {
+		keep[kind+" "+id] = true
+		if err != nil {
+			if len(errs) < 8 {
+				errs = append(errs, err)
+			}
+			return
+		}
+		if !changes[kind+" "+id] {
+			w.drifted(kind, id, r)
+		}
+	}
+	for _, p := range s.Ports {
+		r, err := w.ensurePort(p)
+		made(kindPort, p.ID, r, err)
+	}
+	for _, g := range s.Gateways {
+		r, err := w.ensureGateway(g)
+		made(kindGateway, g.RouterID, r, err)
+	}
+	for _, f := range s.FloatingIPs {
+		r, err := w.ensureFloatingIP(f)
+		made(kindFloating, f.ID, r, err)
+	}
+	if len(errs) > 0 {
+		return existing, errors.Join(errs...)
+	}
+	for _, p := range old.Ports {
+		if !keep[kindPort+" "+p.ID] {
+			w.deletePort(p.ID)
+		}
+	}
+	for m, row := range ovn.Own[nbrow.QoS](w.tx, vnet.PartQoS) {
+		if id := object(m); !keep[m.Kind+" "+id] {
+			r := w.tx.Delete(row)
+			if !changes[m.Kind+" "+id] {
+				w.drifted(m.Kind, id, []ovn.Result{r})
+			}
+		}
+	}
+	return existing, nil
+}
+
+func describe(q *nbrow.QoS) string {
+	s := fmt.Sprintf("QoS %s: %s %d %s", q.UUID, q.Direction, q.Priority, q.Match)
+	if r, ok := q.Bandwidth["rate"]; ok {
+		s += fmt.Sprintf(", %d kbit/s with a burst of %d kbit", r, q.Bandwidth["burst"])
+	}
+	if d, ok := q.Action["dscp"]; ok {
+		s += fmt.Sprintf(", DSCP %d", d)
+	}
+	return s
+}
