@@ -235,6 +235,7 @@ type ChassisOptions struct {
 	Name     string   // unique, at most 10 characters: the namespace, the hostname and the system-id
 	Encap    string   // "geneve" (default), "vxlan"
 	Physical []string // physical networks, at most 8 characters each: a bridge "br-NAME" with a device plugged into Lab.Wire("NAME")
+	Datapath string   // of all bridges, as in [SwitchOptions]
 	// Config are more settings of ovn-controller, external_ids of the
 	// Open_vSwitch row, "ovn-cms-options" to "enable-chassis-as-gw" for example.
 	Config map[string]string
@@ -287,7 +288,7 @@ func (l *Lab) newChassis(c *Central, o ChassisOptions) *Chassis {
 	if o.Encap == "" {
 		o.Encap = "geneve"
 	}
-	ch := &Chassis{Switch: l.newSwitch(SwitchOptions{Name: o.Name, Physical: o.Physical}), ChassisName: o.Name, c: c, o: o}
+	ch := &Chassis{Switch: l.newSwitch(SwitchOptions{Name: o.Name, Physical: o.Physical, Datapath: o.Datapath}), ChassisName: o.Name, c: c, o: o}
 	ch.OVNController = l.daemon(ch.NS, ch.Dir, "ovn-controller", "ovn-controller", ch.Endpoint)
 	ch.OVNController.ready = func() error {
 		if err := waitSocket(ch.OVNController.Ctl, ch.OVNController, startLimit); err != nil {
@@ -307,7 +308,7 @@ func (ch *Chassis) configure() {
 		"system-id": ch.ChassisName, "hostname": ch.ChassisName,
 		"ovn-remote":     endpoints(ch.c.SB, (*Server).tcp),
 		"ovn-encap-type": ch.o.Encap, "ovn-encap-ip": ch.EncapIP.String(),
-		"ovn-bridge-datapath-type": "netdev", "ovn-remote-probe-interval": "5000",
+		"ovn-bridge-datapath-type": ch.datapath, "ovn-remote-probe-interval": "5000",
 	}
 	var maps []string
 	for _, p := range ch.o.Physical {
@@ -323,7 +324,7 @@ func (ch *Chassis) configure() {
 	for k, v := range ids {
 		args = append(args, "external_ids:"+k+"="+strconv.Quote(v))
 	}
-	args = append(args, bridgeArgs("br-int", "", "netdev", "fail_mode=secure", "other_config:disable-in-band=true")...)
+	args = append(args, bridgeArgs("br-int", "", ch.datapath, "fail_mode=secure", "other_config:disable-in-band=true")...)
 	ch.Switch.configure(args...)
 }
 
