@@ -74,6 +74,30 @@ type Statistics struct {
 	Dropped   Count     `json:"dropped"` // because of a limit
 }
 
+// NoStatistics is for backends: an entry, without counts, for each limited
+// direction of s, sorted.
+func NoStatistics(s State) []Statistics {
+	out := []Statistics{}
+	add := func(kind, id string, x Shape) {
+		for _, d := range []Direction{Egress, Ingress} {
+			if x.Way(d).Limited() {
+				out = append(out, Statistics{Kind: kind, ID: id, Direction: d})
+			}
+		}
+	}
+	s = s.Canonical()
+	for _, f := range s.FloatingIPs {
+		add("floatingip", f.ID, f.Shape)
+	}
+	for _, g := range s.Gateways {
+		add("gateway", g.RouterID, g.Shape)
+	}
+	for _, p := range s.Ports {
+		add("port", p.ID, p.Shape)
+	}
+	return out
+}
+
 // Count is of packets and their bytes. Bytes are 0 where the platform counts
 // packets only.
 type Count struct {

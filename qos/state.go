@@ -1,6 +1,7 @@
 package qos
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -176,11 +177,10 @@ func (u Uplink) Validate() error {
 // not there, and guarantees that are more than an uplink has.
 func (s State) Validate() error {
 	var e fields
-	type uplink struct{ host, name string }
-	left := map[uplink]int64{}
+	left := map[uplinkKey]int64{}
 	for i, u := range s.Uplinks {
 		e.add(at("uplinks", i), u.Validate())
-		k := uplink{u.Host, u.Name}
+		k := uplinkKey{u.Host, u.Name}
 		_, twice := left[k]
 		e.is(twice, at("uplinks", i)+".name", u.Name, "is there twice")
 		left[k] = int64(u.Kbps)
@@ -190,16 +190,9 @@ func (s State) Validate() error {
 		e.add(at("ports", i), p.Validate())
 		e.is(seen[p.ID], at("ports", i)+".id", p.ID, "is there twice")
 		seen[p.ID] = true
-		if p.Uplink == "" {
-			continue
+		if reason := p.promise(left); reason != "" {
+			e.is(true, at("ports", i)+".uplink", p.Uplink, reason)
 		}
-		k := uplink{p.Host, p.Uplink}
-		if _, ok := left[k]; !ok {
-			e.is(true, at("ports", i)+".uplink", p.Uplink, "is none of the uplinks of its host")
-			continue
-		}
-		left[k] -= int64(p.Egress.MinKbps)
-		e.is(left[k] < 0, at("ports", i)+".shape.egress.min_kbps", p.Egress.MinKbps, "is more than uplink "+p.Uplink+" has left")
 	}
 	seen = map[string]bool{}
 	for i, g := range s.Gateways {
@@ -214,4 +207,40 @@ func (s State) Validate() error {
 		seen[f.ID] = true
 	}
 	return e.err()
+}
+
+type uplinkKey struct{ host, name string }
+
+// promise takes p's guarantee from what is left of its uplink, and says why
+// that cannot be.
+func (p Port) promise(left map[uplinkKey]int64) string {
+	if p.Uplink == "" {
+		return ""
+	}
+	k := uplinkKey{p.Host, p.Uplink}
+	had, ok := left[k]
+	if !ok {
+		return "is none of the uplinks of its host"
+	}
+	left[k] -= int64(p.Egress.MinKbps)
+	if left[k] < 0 {
+		return fmt.Sprintf("has %d kbit/s left, and %d are to be promised", max(had, 0), p.Egress.MinKbps)
+	}
+	return ""
+}
+
+// CheckGuarantees is for backends: it returns [vnet.ErrConflict] when ports of
+// what would stand have more promised than their uplinks carry, or are on
+// uplinks that are not there.
+func CheckGuarantees(s State) error {
+	left := map[uplinkKey]int64{}
+	for _, u := range s.Uplinks {
+		left[uplinkKey{u.Host, u.Name}] = int64(u.Kbps)
+	}
+	for _, p := range s.Ports {
+		if reason := p.promise(left); reason != "" {
+			return fmt.Errorf("port %s: uplink %s %s: %w", p.ID, p.Uplink, reason, vnet.ErrConflict)
+		}
+	}
+	return nil
 }
