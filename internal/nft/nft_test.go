@@ -139,6 +139,8 @@ func every(tx *nft.Tx) error {
 		{nft.EtherDst.Eq(m), nft.ARPDstMAC.Eq(m), nft.Accept()},
 		{nft.ICMP6Type.Eq(uint8(136)), nft.Concat(nft.Mark, nft.NDTarget).NotIn(nd), nft.Drop()},
 		{nft.UDPDPort.Eq(uint16(67)), nft.SetPktType(nft.PktHost)},
+		{nft.SetIPDSCP(46), nft.SetPriority(1, 0x12)},
+		{nft.SetIP6DSCP(46), nft.LimitBytesOver(125_000, 12_500), nft.Counter(), nft.Drop()},
 		{nft.TCPSPort.Eq(uint16(1)), nft.TCPDPort.Ne(uint16(2)), nft.SPort.Eq(uint16(1)), nft.DPort.Eq(uint16(2)), nft.Continue()},
 	}})
 	return nil
