@@ -79,7 +79,10 @@ var rules = []Rule{
 	{vnet.PartMetadata, "Logical_Switch", vnet.PartOverlay, words(`+ports`)},
 
 	{vnet.PartQoS, "QoS", "", words(`action bandwidth direction match priority`)},
+	{vnet.PartQoS, "Meter", "", words(`name unit bands`)},
+	{vnet.PartQoS, "Meter_Band", "", words(`action rate`)},
 	{vnet.PartQoS, "Logical_Switch", vnet.PartOverlay, words(`+qos_rules`)},
+	{vnet.PartQoS, "Logical_Switch_Port", vnet.PartOverlay, words(`options:qos_min_rate`)},
 }
 
 // access is a rule taken apart.

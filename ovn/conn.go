@@ -157,11 +157,11 @@ func southSpec() (ovsdb.Spec, error) {
 	m, err := sbrow.FullDatabaseModel()
 	return ovsdb.Spec{
 		Model:    m,
-		Tables:   []string{"SB_Global", "Chassis", "Chassis_Private", "Encap", "Port_Binding", "Datapath_Binding"},
+		Tables:   []string{"SB_Global", "Chassis", "Chassis_Private", "Encap", "Port_Binding", "Datapath_Binding", "Meter", "Meter_Band"},
 		Asked:    []string{"Logical_Flow"},
 		Sentinel: "SB_Global",
 		Index: map[string][]string{"Chassis": {"name", "hostname"}, "Chassis_Private": {"name"}, "Port_Binding": {"logical_port", "chassis", "datapath"},
-			"Encap": {"chassis_name"}},
+			"Encap": {"chassis_name"}, "Meter": {"name"}},
 		Only: map[string][]string{
 			"SB_Global": {"nb_cfg", "options"},
 			"Port_Binding": {"logical_port", "type", "chassis", "additional_chassis", "requested_chassis", "up", "datapath", "external_ids",

@@ -98,7 +98,10 @@
 //	metadata  Logical_Switch               of overlay  +ports
 //
 //	qos       QoS                          own         action bandwidth direction match priority
+//	qos       Meter                        own         name unit bands
+//	qos       Meter_Band                   own         action rate
 //	qos       Logical_Switch               of overlay  +qos_rules
+//	qos       Logical_Switch_Port          of overlay  options:qos_min_rate
 //
 // The handle itself increments NB_Global.nb_cfg, and keeps a port of overlay
 // that is filtered and that secgroup has not filled disabled ([Closed]): in the

@@ -3,8 +3,10 @@ package ovnqos
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/vnet-go/vnet"
+	"github.com/vnet-go/vnet/internal/sbrow"
 	"github.com/vnet-go/vnet/ovn"
 	"github.com/vnet-go/vnet/qos"
 )
@@ -17,6 +19,9 @@ type Options struct {
 	// [Meters] on every host, one after the other, however the application gets
 	// them here. Nil: [Backend.Statistics] is refused.
 	Meters func(ctx context.Context) ([]Meter, error)
+	// Shares says that every host with an uplink runs a [Shares]. Without,
+	// guarantees are refused: OVN (23.03) by itself keeps none.
+	Shares bool
 }
 
 // Backend limits traffic by rows of the Northbound database. It keeps no state.
@@ -55,16 +60,19 @@ func (b *Backend) EnsurePort(ctx context.Context, p qos.Port) error {
 	if err := able(p.Shape, "port "+p.ID); err != nil {
 		return err
 	}
-	if err := guaranteed(p); err != nil {
-		return err
-	}
 	p = enforcedPort(p)
 	if p.Shape.Zero() {
 		return b.DeletePort(ctx, p.ID)
 	}
+	if err := b.guarantees(ctx, qos.State{Ports: []qos.Port{p}}); err != nil {
+		return err
+	}
 	return b.submit(ctx, func(w *writer) error {
 		old := portOf(w.port(p.ID))
 		r, err := w.ensurePort(p)
+		if err == nil {
+			err = w.promised(old, &p)
+		}
 		if err != nil {
 			return err
 		}
@@ -78,7 +86,7 @@ func (b *Backend) DeletePort(ctx context.Context, id string) error {
 	return b.submit(ctx, func(w *writer) error {
 		old := portOf(w.port(id))
 		w.tell("port", id, w.deletePort(id), diffOf(qos.DiffPort(old, nil)))
-		return nil
+		return w.promised(old, nil)
 	})
 }
 
@@ -140,15 +148,47 @@ func (b *Backend) DeleteFloatingIP(ctx context.Context, id string) error {
 	})
 }
 
-// EnsureUplink implements [qos.Backend]: it is refused.
-func (b *Backend) EnsureUplink(_ context.Context, u qos.Uplink) error { return refuseUplink(u) }
+// EnsureUplink implements [qos.Backend].
+func (b *Backend) EnsureUplink(ctx context.Context, u qos.Uplink) error {
+	if err := b.guarantees(ctx, qos.State{Uplinks: []qos.Uplink{u}}); err != nil {
+		return err
+	}
+	return b.submit(ctx, func(w *writer) error {
+		s := stateOf(w.tx)
+		old := uplinkOf(w.meter(u))
+		s.Uplinks = slices.DeleteFunc(s.Uplinks, func(x qos.Uplink) bool { return x.Host == u.Host && x.Name == u.Name })
+		s.Uplinks = append(s.Uplinks, u)
+		if err := qos.CheckGuarantees(s); err != nil {
+			return err
+		}
+		w.tell("uplink", u.Name, w.ensureUplink(u, s.Ports), diffOf(qos.DiffUplink(old, &u)))
+		return nil
+	})
+}
 
-// DeleteUplink implements [qos.Backend]: there is none.
-func (b *Backend) DeleteUplink(ctx context.Context, _ string) error { return ctx.Err() }
+// DeleteUplink implements [qos.Backend]: of all hosts.
+func (b *Backend) DeleteUplink(ctx context.Context, name string) error {
+	return b.submit(ctx, func(w *writer) error {
+		s := stateOf(w.tx)
+		for _, p := range s.Ports {
+			if p.Uplink == name {
+				return fmt.Errorf("uplink %s: port %s has a guarantee there: %w", name, p.ID, vnet.ErrInUse)
+			}
+		}
+		for _, u := range s.Uplinks {
+			if u.Name == name {
+				row := w.meter(u)
+				w.tx.Guard(row, "external_ids") // that nothing is promised there
+				w.tell("uplink", name, []ovn.Result{w.tx.Delete(row)}, diffOf(qos.DiffUplink(&u, nil)))
+			}
+		}
+		return nil
+	})
+}
 
 // Sync implements [qos.Backend].
 func (b *Backend) Sync(ctx context.Context, s qos.State, o vnet.SyncOptions) error {
-	s, err := wanted(s)
+	s, err := b.wanted(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -163,7 +203,7 @@ func (b *Backend) Sync(ctx context.Context, s qos.State, o vnet.SyncOptions) err
 
 // Plan implements [qos.Backend].
 func (b *Backend) Plan(ctx context.Context, s qos.State) (vnet.Plan, error) {
-	s, err := wanted(s)
+	s, err := b.wanted(ctx, s)
 	if err == nil {
 		err = ctx.Err()
 	}
@@ -179,20 +219,16 @@ func (b *Backend) Plan(ctx context.Context, s qos.State) (vnet.Plan, error) {
 // Health implements [qos.Backend].
 func (b *Backend) Health(ctx context.Context) vnet.Health { return b.c.Health(ctx) }
 
-// What is refused, by the names of [qos.Features.Missing], and why.
-func missing() map[string]string {
-	const packets = "an OVN whose QoS rows count packets: their bandwidth is in kbit/s (ovn-nb(5)), and its meters of packets are for logs and for what goes to ovn-controller"
-	const share = "an OVN that shares an uplink out: the queues that 23.03 makes of qos_min_rate lie below no limit of the uplink, and what is not queued goes first"
-	return map[string]string{"egress packet rate": packets, "ingress packet rate": packets, "guarantees": share, "tunnel guarantees": share}
-}
+// Why packet rates are refused.
+const needPackets = "an OVN whose QoS rows count packets: their bandwidth is in kbit/s (ovn-nb(5)), and its meters of packets are for logs and for what goes to ovn-controller"
 
 // Features implements [qos.Backend].
-func (b *Backend) Features(context.Context) qos.Features {
+func (b *Backend) Features(ctx context.Context) qos.Features {
 	a := qos.Abilities{EgressBandwidth: true, IngressBandwidth: true, DSCP: true}
-	return qos.Features{
+	f := qos.Features{
 		Port: a, Gateway: a, FloatingIP: a,
 		Mechanism: "QoS rows, which ovn-controller turns into meters of Open vSwitch: what is over a limit is dropped",
-		Missing:   missing(),
+		Missing:   map[string]string{"egress packet rate": needPackets, "ingress packet rate": needPackets},
 		Limits: []string{
 			"a limit that changes begins with a full burst, and its statistics begin anew",
 			"the limit of a gateway is for what passes by the gateway's host: not for floating IPs that are translated on the host of their port",
@@ -200,62 +236,100 @@ func (b *Backend) Features(context.Context) qos.Features {
 			"on the kernel's data path a segment that a machine leaves to be cut (TSO) is one packet of up to 512 kbit: a burst below that lets none pass",
 		},
 	}
+	if why := b.unshared(ctx); why != "" {
+		f.Missing["guarantees"], f.Missing["tunnel guarantees"] = why, why
+	} else {
+		f.Guarantees, f.TunnelGuarantees = true, true
+		f.Mechanism += "; HTB shares uplinks out"
+	}
+	return f
 }
 
-func refuse(name, of string) error {
-	return &vnet.UnsupportedError{Feature: name + " of " + of, Backend: backendName, Need: missing()[name]}
+// unshared says why no uplink can be shared out, or nothing.
+func (b *Backend) unshared(ctx context.Context) string {
+	const kernel = "a chassis on the kernel's data path: that of user space sends past the queues of devices"
+	if !b.o.Shares {
+		return "Options.Shares, and a Shares on every host: OVN 23.03 puts the queues of qos_min_rate below no limit of the uplink, and what has none goes first"
+	}
+	if !b.c.Has("Chassis", "") {
+		return "a handle with a Southbound: Options.Southbound of ovn"
+	}
+	v, err := b.c.View(ctx)
+	if err != nil {
+		return err.Error()
+	}
+	for c := range ovn.All[sbrow.Chassis](v) {
+		if c.OtherConfig["datapath-type"] != "netdev" {
+			return ""
+		}
+	}
+	return kernel
+}
+
+func refuse(name, of, need string) error {
+	return &vnet.UnsupportedError{Feature: name + " of " + of, Backend: backendName, Need: need}
 }
 
 // able refuses what no row can say.
 func able(s qos.Shape, of string) error {
 	switch {
 	case s.Egress.PPS > 0:
-		return refuse("egress packet rate", of)
+		return refuse("egress packet rate", of, needPackets)
 	case s.Ingress.PPS > 0:
-		return refuse("ingress packet rate", of)
+		return refuse("ingress packet rate", of, needPackets)
 	}
 	return nil
 }
 
-func refuseUplink(u qos.Uplink) error {
-	if u.Name == qos.Tunnelled {
-		return refuse("tunnel guarantees", "uplink "+u.Name)
+// guarantees refuses what is asked of uplinks, if they cannot be shared out.
+func (b *Backend) guarantees(ctx context.Context, s qos.State) error {
+	names := []string{}
+	for _, u := range s.Uplinks {
+		names = append(names, u.Name)
 	}
-	return refuse("guarantees", "uplink "+u.Name)
-}
-
-func guaranteed(p qos.Port) error {
-	if p.Uplink == "" || p.Egress.MinKbps == 0 {
+	for _, p := range s.Ports {
+		if p.Uplink != "" {
+			names = append(names, p.Uplink)
+		}
+	}
+	if len(names) == 0 {
 		return nil
 	}
-	return refuseUplink(qos.Uplink{Name: p.Uplink})
+	why := b.unshared(ctx)
+	if why == "" {
+		return nil
+	}
+	what := "guarantees"
+	if names[0] == qos.Tunnelled {
+		what = "tunnel guarantees"
+	}
+	return refuse(what, "uplink "+names[0], why)
 }
 
 // enforced leaves of a shape what is not only promised.
 func enforced(s qos.Shape) qos.Shape {
 	s = s.Clone()
-	for _, l := range []*qos.Limits{&s.Egress, &s.Ingress} {
-		l.MinKbps, l.MinPPS = 0, 0
-	}
+	s.Egress.MinKbps, s.Egress.MinPPS, s.Ingress.MinKbps, s.Ingress.MinPPS = 0, 0, 0, 0
 	return s
 }
 
 func enforcedPort(p qos.Port) qos.Port {
-	p.Shape, p.Uplink = enforced(p.Shape), ""
+	least := p.Egress.MinKbps
+	p.Shape = enforced(p.Shape)
+	if p.Uplink != "" {
+		p.Egress.MinKbps = least
+	}
+	if least == 0 {
+		p.Uplink = ""
+	}
 	return p
 }
 
 // wanted is what s asks of this backend, or why it cannot be had.
-func wanted(s qos.State) (qos.State, error) {
+func (b *Backend) wanted(ctx context.Context, s qos.State) (qos.State, error) {
 	s = s.Canonical()
-	for _, u := range s.Uplinks {
-		return s, refuseUplink(u)
-	}
 	for i, p := range s.Ports {
 		if err := able(p.Shape, "port "+p.ID); err != nil {
-			return s, err
-		}
-		if err := guaranteed(p); err != nil {
 			return s, err
 		}
 		s.Ports[i] = enforcedPort(p)
@@ -271,6 +345,9 @@ func wanted(s qos.State) (qos.State, error) {
 			return s, err
 		}
 		s.FloatingIPs[i].Shape = enforced(f.Shape)
+	}
+	if err := b.guarantees(ctx, s); err != nil {
+		return s, err
 	}
 	return s.Canonical(), nil // without what was only promised
 }

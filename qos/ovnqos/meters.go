@@ -88,6 +88,10 @@ func (b *Backend) Statistics(ctx context.Context) ([]qos.Statistics, error) {
 	if err != nil {
 		return nil, err
 	}
+	out := qos.NoStatistics(stateOf(v))
+	if len(out) == 0 {
+		return out, ctx.Err()
+	}
 	// A row becomes a flow with the same match, which names a port of ours.
 	type key struct {
 		direction string
@@ -96,48 +100,35 @@ func (b *Backend) Statistics(ctx context.Context) ([]qos.Statistics, error) {
 	}
 	rows := map[key]ovn.Mark{}
 	for m, q := range ovn.Own[nbrow.QoS](v, vnet.PartQoS) {
-		if q.Bandwidth["rate"] > 0 {
-			rows[key{q.Direction, q.Priority, q.Match}] = m
-		}
-	}
-	if len(rows) == 0 {
-		return nil, nil
+		rows[key{q.Direction, q.Priority, q.Match}] = m
 	}
 	of := map[string]ovn.Mark{} // by Meter.Flow
-	sum := map[string]*qos.Statistics{}
 	for direction, stage := range map[string]string{nbrow.QoSDirectionFromLport: "ls_in_qos_meter", nbrow.QoSDirectionToLport: "ls_out_qos_meter"} {
 		flows, err := b.c.FlowsAt(ctx, stage)
 		if err != nil {
 			return nil, err
 		}
 		for _, f := range flows {
-			m, ours := rows[key{direction, f.Priority, f.Match}]
-			if !ours {
-				continue
+			if m, ours := rows[key{direction, f.Priority, f.Match}]; ours {
+				of[f.UUID[:8]] = m
 			}
-			of[f.UUID[:8]] = m
-			id := object(m)
-			sum[m.Kind+" "+m.ID] = &qos.Statistics{Kind: m.Kind, ID: id, Direction: qos.Direction(m.ID[len(id)+1:])}
 		}
 	}
 	all, err := b.o.Meters(ctx)
 	if err != nil {
 		return nil, err
 	}
+	at := map[[2]string]*qos.Statistics{}
+	for i, s := range out {
+		at[[2]string{s.Kind, ovn.LimitID(s.ID, string(s.Direction))}] = &out[i]
+	}
 	for _, x := range all {
-		if m, ours := of[x.Flow]; ours {
-			s := sum[m.Kind+" "+m.ID]
+		m := of[x.Flow]
+		if s := at[[2]string{m.Kind, m.ID}]; s != nil {
 			add(&s.Passed, x.Passed)
 			add(&s.Dropped, x.Dropped)
 		}
 	}
-	out := make([]qos.Statistics, 0, len(sum))
-	for _, s := range sum {
-		out = append(out, *s)
-	}
-	slices.SortFunc(out, func(a, b qos.Statistics) int {
-		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID), cmp.Compare(a.Direction, b.Direction))
-	})
 	return out, nil
 }
 

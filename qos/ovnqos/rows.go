@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
+	"strings"
 
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/internal/nbrow"
@@ -19,11 +21,16 @@ const (
 	kindFloating = "floatingip"
 )
 
+// kindUplink is that of a Meter and its Meter_Band: HOST/NAME. No flow uses it:
+// northd brings it to the Southbound, where hosts read it.
+const kindUplink = "uplink"
+
 // keyAsked, in external_ids of our rows, is what was asked for, as JSON. That
 // of a port stands in its Logical_Switch_Port, and goes with it.
 const (
-	keyAsked = "vnet:asked"
-	keyPort  = "vnet:qos:port"
+	keyAsked    = "vnet:asked"
+	keyPort     = "vnet:qos:port"
+	keyPromised = "vnet:promised" // of an uplink's Meter: the sum in kbit/s, so that two who promise at once meet
 )
 
 // Priorities of rows: of those of one switch and direction that match, one acts.
@@ -37,15 +44,15 @@ func directions() []qos.Direction { return []qos.Direction{qos.Egress, qos.Ingre
 // limit is the row of one direction, or nil when nothing is asked of it.
 func limit(s qos.Shape, d qos.Direction, match string, prio int) *nbrow.QoS {
 	l := s.Way(d)
-	row := &nbrow.QoS{Direction: nbrow.QoSDirectionToLport, Match: match, Priority: prio, Action: map[string]int{}, Bandwidth: map[string]int{}}
+	row := &nbrow.QoS{Direction: nbrow.QoSDirectionToLport, Match: match, Priority: prio}
 	if d == qos.Egress {
 		row.Direction = nbrow.QoSDirectionFromLport
 		if s.DSCP != nil {
-			row.Action["dscp"] = int(*s.DSCP)
+			row.Action = map[string]int{nbrow.QoSActionDSCP: int(*s.DSCP)}
 		}
 	}
 	if l.Kbps > 0 {
-		row.Bandwidth["rate"], row.Bandwidth["burst"] = int(l.Kbps), int(l.Burst())
+		row.Bandwidth = map[string]int{nbrow.QoSBandwidthRate: int(l.Kbps), nbrow.QoSBandwidthBurst: int(l.Burst())}
 	}
 	if len(row.Action)+len(row.Bandwidth) == 0 {
 		return nil
@@ -139,11 +146,38 @@ func asked[T any](r ovn.Reader, kind, id string) *T {
 	return nil
 }
 
+// uplinkOf is the uplink that a row is of, or nil.
+func uplinkOf(row *nbrow.Meter) *qos.Uplink {
+	if row == nil {
+		return nil
+	}
+	m, _ := ovn.MarkOf(row.ExternalIDs)
+	u := qos.Uplink{}
+	if json.Unmarshal([]byte(row.ExternalIDs[keyAsked]), &u) != nil {
+		u = qos.Uplink{}
+	}
+	u.Host, u.Name = uplinkName(m.ID)
+	return &u
+}
+
+func uplinkID(u qos.Uplink) string { return u.Host + "/" + u.Name }
+
+// uplinkName takes an uplinkID apart: names have no slash.
+func uplinkName(id string) (host, name string) {
+	i := strings.LastIndexByte(id, '/')
+	return id[:max(i, 0)], id[i+1:]
+}
+
 // stateOf is what was asked for, as the rows have it.
 func stateOf(r ovn.Reader) (s qos.State) {
 	for m, row := range ovn.Own[nbrow.LogicalSwitchPort](r, vnet.PartOverlay) {
 		if p := portOf(row); p != nil && m.Kind == "port" {
 			s.Ports = append(s.Ports, *p)
+		}
+	}
+	for m, row := range ovn.Own[nbrow.Meter](r, vnet.PartQoS) {
+		if m.Kind == kindUplink {
+			s.Uplinks = append(s.Uplinks, *uplinkOf(row))
 		}
 	}
 	seen := ""
@@ -233,7 +267,12 @@ func (w *writer) ensurePort(p qos.Port) ([]ovn.Result, error) {
 	if sw == nil {
 		return nil, noPort(p.ID)
 	}
-	out := []ovn.Result{ovn.Update(w.tx, row, &nbrow.LogicalSwitchPort{ExternalIDs: map[string]string{keyPort: encode(p)}})}
+	want := &nbrow.LogicalSwitchPort{ExternalIDs: map[string]string{keyPort: encode(p)}}
+	if p.Uplink != "" {
+		// That it is there makes northd give the port a queue; OVN reads an int.
+		want.Options = map[string]string{"qos_min_rate": strconv.FormatUint(min(uint64(p.Egress.MinKbps)*1000, math.MaxInt32), 10)}
+	}
+	out := []ovn.Result{ovn.Update(w.tx, row, want)}
 	for _, d := range directions() {
 		out = append(out, w.put(sw, kindPort, p.ID, d, portRow(w.tx.Conn(), p, d))...)
 	}
@@ -246,6 +285,51 @@ func (w *writer) deletePort(id string) []ovn.Result {
 		out = append(out, ovn.Update(w.tx, row, &nbrow.LogicalSwitchPort{}))
 	}
 	return out
+}
+
+func (w *writer) meter(u qos.Uplink) *nbrow.Meter {
+	return ovn.Find[nbrow.Meter](w.tx, vnet.PartQoS, kindUplink, uplinkID(u))
+}
+
+// ensureUplink writes an uplink of which some of these ports have shares.
+func (w *writer) ensureUplink(u qos.Uplink, ports []qos.Port) []ovn.Result {
+	sum := uint64(0)
+	for _, p := range ports {
+		if p.Uplink == u.Name && p.Host == u.Host {
+			sum += uint64(p.Egress.MinKbps)
+		}
+	}
+	id := uplinkID(u)
+	if row := w.meter(u); row != nil && row.ExternalIDs[keyPromised] != strconv.FormatUint(sum, 10) {
+		w.tx.Guard(row, "external_ids")
+	}
+	band := ovn.Ensure(w.tx, kindUplink, id, &nbrow.MeterBand{Action: "drop", Rate: int(u.Kbps)})
+	return []ovn.Result{band, ovn.Ensure(w.tx, kindUplink, id, &nbrow.Meter{Name: w.tx.Conn().Name(kindUplink, id), Unit: "kbps", Bands: []string{band.UUID},
+		ExternalIDs: map[string]string{keyAsked: encode(u), keyPromised: strconv.FormatUint(sum, 10)}})}
+}
+
+// promised checks and notes what uplinks have promised after one port has
+// changed from old to now, either of which may be nil.
+func (w *writer) promised(old, now *qos.Port) error {
+	touched := map[string]bool{}
+	for _, p := range []*qos.Port{old, now} {
+		if p != nil && p.Uplink != "" {
+			touched[uplinkID(qos.Uplink{Host: p.Host, Name: p.Uplink})] = true
+		}
+	}
+	if len(touched) == 0 {
+		return nil
+	}
+	s := stateOf(w.tx)
+	if err := qos.CheckGuarantees(s); err != nil && now != nil {
+		return err
+	}
+	for _, u := range s.Uplinks {
+		if touched[uplinkID(u)] {
+			w.ensureUplink(u, s.Ports)
+		}
+	}
+	return nil
 }
 
 func (w *writer) deleteRows(kind, id string) (out []ovn.Result) {
@@ -299,7 +383,7 @@ func (w *writer) named(portID string, row *nbrow.QoS) *nbrow.QoS {
 // all makes s so and returns how many objects there were.
 func (w *writer) all(s qos.State) (existing int, err error) {
 	old := stateOf(w.tx)
-	existing = len(old.Ports) + len(old.Gateways) + len(old.FloatingIPs)
+	existing = len(old.Ports) + len(old.Gateways) + len(old.FloatingIPs) + len(old.Uplinks)
 	changes := map[string]bool{}
 	for _, c := range qos.Diff(old, s) {
 		changes[c.Kind+" "+c.ID] = true
@@ -319,6 +403,10 @@ func (w *writer) all(s qos.State) (existing int, err error) {
 			w.drifted(kind, id, r)
 		}
 	}
+	for _, u := range s.Uplinks {
+		made(kindUplink, u.Name, w.ensureUplink(u, s.Ports), nil)
+		keep[kindUplink+" "+uplinkID(u)] = true
+	}
 	for _, p := range s.Ports {
 		r, err := w.ensurePort(p)
 		made(kindPort, p.ID, r, err)
@@ -337,6 +425,11 @@ func (w *writer) all(s qos.State) (existing int, err error) {
 	for _, p := range old.Ports {
 		if !keep[kindPort+" "+p.ID] {
 			w.deletePort(p.ID)
+		}
+	}
+	for m, row := range ovn.Own[nbrow.Meter](w.tx, vnet.PartQoS) {
+		if !keep[m.Kind+" "+m.ID] {
+			w.tx.Delete(row)
 		}
 	}
 	for m, row := range ovn.Own[nbrow.QoS](w.tx, vnet.PartQoS) {
