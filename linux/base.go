@@ -23,6 +23,7 @@ const (
 	setBridged  = "bridged"  // inet: bridge . the same bridge
 	mapZones    = "zones"    // inet, bridge: bridge -> conntrack zone
 	mapZoneIDs  = "zoneids"  // inet: conntrack zone -> bridge
+	setUplinks  = "uplinks"  // bridge: devices whose root qdisc is ours
 
 	chainPrerouting = "prerouting"
 	chainForward    = "forward"
@@ -66,7 +67,7 @@ func tableSet(bridge, inet nft.Table, name string) nft.Set {
 		return with(bridgeSet(bridge, name, ifname), mark)
 	case mapIndices, mapBound:
 		return with(bridgeSet(bridge, name, mark), ifname)
-	case setDevices:
+	case setDevices, setUplinks:
 		return bridgeSet(bridge, name, ifname)
 	case setHeld:
 		return bridgeSet(bridge, name, mark, ifname)
@@ -93,6 +94,10 @@ func (h *Host) PortsMap() nft.Set { return h.setOf(mapPorts) }
 //
 //	{nft.IIfName.NotIn(h.DevicesSet()), nft.Accept()}
 func (h *Host) DevicesSet() nft.Set { return h.setOf(setDevices) }
+
+// UplinksSet is the set of family bridge of the devices that are not of our
+// making and whose root qdisc is: [Host.Cleanup] takes it from them.
+func (h *Host) UplinksSet() nft.Set { return h.setOf(setUplinks) }
 
 // FilteredSet is the set of family bridge of port indices that want filtering.
 func (h *Host) FilteredSet() nft.Set { return h.setOf(setFiltered) }
@@ -126,7 +131,7 @@ func (h *Host) Base(tx *nft.Tx) {
 	if !tx.Once(h) {
 		return
 	}
-	for _, name := range []string{mapPorts, mapIndices, mapBound, setDevices, setHeld, setFiltered, setFilled, setNetworks, setBridged, mapZones, mapZoneIDs} {
+	for _, name := range []string{mapPorts, mapIndices, mapBound, setDevices, setHeld, setFiltered, setFilled, setNetworks, setBridged, mapZones, mapZoneIDs, setUplinks} {
 		tx.Set(h.setOf(name))
 	}
 	for _, c := range h.baseChains() {

@@ -32,6 +32,8 @@ func (h *Host) Cleanup(ctx context.Context) error {
 	fail("zones", err)
 	nets, err := h.nets.List(ctx)
 	fail("networks", err)
+	uplinks, err := h.elements(ctx, h.UplinksSet())
+	fail("uplinks", err)
 
 	names, err := h.ownNamespaces(ctx)
 	fail("namespaces", err)
@@ -62,6 +64,10 @@ func (h *Host) Cleanup(ctx context.Context) error {
 			fail(x.Name, l.DelLink(x.Name))
 		}
 	}
+	for _, e := range uplinks {
+		dev := e.Key[0].(string)
+		fail(dev, l.DelRoot(dev))
+	}
 	mine := map[uint16]bool{}
 	for _, z := range zones {
 		mine[z] = true
@@ -83,7 +89,7 @@ func (h *Host) hasAltName(x rtnl.Link) bool { _, ok := h.PortOf(x); return ok }
 // letGo takes our marks off a device of the caller's.
 func (h *Host) letGo(x rtnl.Link) error {
 	l := h.ns.rtnl
-	var errs []error
+	errs := []error{l.DelTBF(x.Name, LimitMajor), l.DelIntake(x.Name)}
 	if x.Master != 0 {
 		errs = append(errs, l.SetMaster(x.Name, ""))
 	}

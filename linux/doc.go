@@ -20,6 +20,7 @@
 //
 // # Names
 //
+//
 //	device                             one or two letters + base32 hash of owner, letters, id; 15 characters
 //	alias of a device of ours          vnet:OWNER:PART:KIND:ID
 //	alias of a device of the caller's  vnet:OWNER:PART:existing:PORT (let go of, never removed)
@@ -86,6 +87,7 @@
 //	inet   bridged   ifname . ifname   Networks (overlay): what is only bridged when inet sees it
 //	inet   zones     ifname : integer  Zones (secgroup): the network's conntrack zone; in the bridge table too where that tracks
 //	inet   zoneids   integer : ifname  Zones (secgroup): the other way
+//	bridge uplinks   ifname            qos: devices not of our making whose root qdisc is
 //
 // In every table of the module a map fp says what stands in it, by hashes: see
 // internal/nft. A table without it is not ours, and is refused.
@@ -99,6 +101,9 @@
 //	                  inet (or bridge, where it tracks) prerouting and forward -150: rules
 //	router    table inet vnet-router in the router's namespace: nat -100 and 100, filter 0
 //	metadata  table inet vnet-metadata in the namespace that answers
+//	qos       qos-    bridge prerouting -280 and postrouting 0: packet rates, marks, priorities
+//	          table inet vnet-qos in the router's namespace: prerouting -310 and postrouting 110
+//	          root qdisc 7e51: of devices at ports, devices q (ifb), root qdisc 1: of uplinks
 //
 // # Marks and zones
 //

@@ -66,6 +66,9 @@ type Host struct {
 	ports Ports
 	zones Zones
 	nets  Networks
+
+	followMu  sync.Mutex
+	followers []Follower
 }
 
 // Open opens the host for an owner. Nothing is made until a backend needs it.

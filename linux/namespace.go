@@ -195,6 +195,9 @@ func (h *Host) CreateNamespace(ctx context.Context, name string) (*Namespace, er
 	if err != nil {
 		return nil, err
 	}
+	if err := h.made(ctx, n); err != nil {
+		return nil, err
+	}
 	return n, n.rtnl.SetUp("lo")
 }
 

@@ -28,6 +28,7 @@ func notes() map[string]string {
 		setBridged:  "Networks (overlay): what is only bridged when inet sees it",
 		mapZones:    "Zones (secgroup): the network's conntrack zone; in the bridge table too where that tracks",
 		mapZoneIDs:  "Zones (secgroup): the other way",
+		setUplinks:  "qos: devices not of our making whose root qdisc is",
 	}
 }
 
@@ -81,7 +82,7 @@ context. This page is made from the constants of the code.
 
 	p("# Sets and maps\n")
 	known := notes()
-	for _, name := range []string{mapPorts, mapIndices, mapBound, setDevices, setHeld, setFiltered, setFilled, setNetworks, setBridged, mapZones, mapZoneIDs} {
+	for _, name := range []string{mapPorts, mapIndices, mapBound, setDevices, setHeld, setFiltered, setFilled, setNetworks, setBridged, mapZones, mapZoneIDs, setUplinks} {
 		s := h.setOf(name)
 		var key []string
 		for _, k := range s.Key {
@@ -111,6 +112,9 @@ short name of theirs, or into tables of their own in namespaces of their own:
 	                  inet (or bridge, where it tracks) prerouting and forward -150: rules
 	router    table inet vnet-router in the router's namespace: nat -100 and 100, filter 0
 	metadata  table inet vnet-metadata in the namespace that answers
+	qos       qos-    bridge prerouting -280 and postrouting 0: packet rates, marks, priorities
+	          table inet vnet-qos in the router's namespace: prerouting -310 and postrouting 110
+	          root qdisc 7e51: of devices at ports, devices q (ifb), root qdisc 1: of uplinks
 
 # Marks and zones
 

@@ -15,7 +15,7 @@ import (
 
 // holders are the parts that may hold a port.
 func holders() []vnet.Part {
-	return []vnet.Part{vnet.PartHost, vnet.PartOverlay, vnet.PartRouter, vnet.PartDHCP, vnet.PartMetadata, vnet.PartSecGroup}
+	return []vnet.Part{vnet.PartHost, vnet.PartOverlay, vnet.PartRouter, vnet.PartDHCP, vnet.PartMetadata, vnet.PartSecGroup, vnet.PartQoS}
 }
 
 // allocator finds numbers that are free in the kernel and not promised by
@@ -312,7 +312,11 @@ func (p *Ports) Bind(ctx context.Context, portID, device string, filtered bool) 
 	if err != nil && !errors.Is(err, vnet.ErrNotFound) {
 		return nil, err
 	}
-	return []Step{{Phase: FilterAdd, NFT: func(tx *nft.Tx) error {
+	more, err := p.h.ask(ctx, true, portID, device)
+	if err != nil {
+		return nil, err
+	}
+	return append([]Step{{Phase: FilterAdd, NFT: func(tx *nft.Tx) error {
 		h := p.h
 		p.hold(tx, vnet.PartOverlay, portID, index)
 		p.unbind(tx, portID, index, device)
@@ -328,7 +332,7 @@ func (p *Ports) Bind(ctx context.Context, portID, device string, filtered bool) 
 			tx.Remove(h.setOf(setFiltered), nft.Key(index))
 		}
 		return nil
-	}}}, nil
+	}}}, more...), nil
 }
 
 // unbind declares that no device but keep is at the port.
@@ -357,12 +361,16 @@ func (p *Ports) Unbind(ctx context.Context, portID string) ([]Step, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []Step{{Phase: FilterDel, NFT: func(tx *nft.Tx) error {
+	more, err := p.h.ask(ctx, false, portID, e.Device)
+	if err != nil {
+		return nil, err
+	}
+	return append(more, Step{Phase: FilterDel, NFT: func(tx *nft.Tx) error {
 		p.unbind(tx, portID, e.Index, "")
 		tx.Remove(p.h.setOf(setFiltered), nft.Key(e.Index))
 		p.letGo(tx, vnet.PartOverlay, portID, e.Index)
 		return nil
-	}}}, nil
+	}}), nil
 }
 
 // Fill returns the step (phase FilterAdd) that opens a filtered port to what
