@@ -99,6 +99,11 @@ func (f *Flow) send(payload int) {
 		}
 		due := uint64(time.Since(began).Seconds() * float64(f.o.PPS))
 		for ; sent < due; sent++ {
+			select {
+			case <-f.stop: // a full queue has kept it behind
+				return
+			default:
+			}
 			f.from.Write(b)
 			f.sent.Add(1)
 		}
