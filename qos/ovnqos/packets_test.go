@@ -1,6 +1,7 @@
 package ovnqos_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -18,20 +19,32 @@ func TestTraffic(t *testing.T) {
 	qostest.RunTraffic(t, qostest.Harness{Make: func(t testing.TB) qostest.Site { return newSite(t, "netdev").tenant(t).suite() }})
 }
 
-// TestGuestShares: guarantees, which need the kernel's data path.
+// TestGuestShares: guarantees, which need the kernel's data path, and that its
+// meters hold too.
 func TestGuestShares(t *testing.T) {
 	if lab.RanInGuest(t, "openvswitch") {
 		return
 	}
+	x := newSite(t, "system").tenant(t)
+	x.share()
 	qostest.RunTraffic(t, qostest.Harness{
 		Only: func(name string) bool {
-			return name == "guarantee on tunnels" || name == "guarantee on a physical network"
+			return name == "guarantee on tunnels" || name == "guarantee on a physical network" || name == "before plugging"
 		},
-		Make: func(t testing.TB) qostest.Site {
-			x := newSite(t, "system").tenant(t)
-			x.share()
-			return x.suite()
-		}})
+		Make: func(t testing.TB) qostest.Site { return x.suite() }})
+	t.Run("ovn-controller restarts", func(t *testing.T) {
+		// It takes the queues of the tunnels' device away, and puts none back.
+		ctx := t.Context()
+		require.NoError(t, x.qos.EnsureUplink(ctx, qos.Uplink{Name: qos.Tunnelled, Kbps: 20_000, Host: "hv1"}))
+		require.NoError(t, x.qos.EnsurePort(ctx, qos.Port{ID: "free", Uplink: qos.Tunnelled, Host: "hv1", Shape: qos.Shape{Egress: qos.Limits{MinKbps: 15_000}}}))
+		x.settle()
+		x.hv[0].OVNController.Restart()
+		x.site.c.WaitHV()
+		lab.Eventually(t, patience, "the share is back", func() bool {
+			out, err := x.hv[0].Exec("tc", "class", "show", "dev", "br-phy")
+			return err == nil && strings.Contains(out, "rate 15Mbit") && strings.Contains(out, "1:f001") && strings.Contains(out, "rate 20Mbit ceil 20Mbit")
+		})
+	})
 }
 
 // rate is that of a flow, in kbit/s, when its burst has passed.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -357,6 +358,7 @@ func (w *writer) ensureGateway(g qos.Gateway) ([]ovn.Result, error) {
 	for _, d := range directions() {
 		out = append(out, w.put(sw, kindGateway, g.RouterID, d, w.named(g.PortID, gatewayRow(w.tx.Conn(), g, d)))...)
 	}
+	w.guard(g.PortID, out)
 	return out, nil
 }
 
@@ -369,6 +371,7 @@ func (w *writer) ensureFloatingIP(f qos.FloatingIP) ([]ovn.Result, error) {
 	for _, d := range directions() {
 		out = append(out, w.put(sw, kindFloating, f.ID, d, w.named(f.PortID, floatingRow(w.tx.Conn(), f, d)))...)
 	}
+	w.guard(f.PortID, out)
 	return out, nil
 }
 
@@ -378,6 +381,15 @@ func (w *writer) named(portID string, row *nbrow.QoS) *nbrow.QoS {
 		row.Match = ovn.GatewayMatch(w.tx, portID, row.Match)
 	}
 	return row
+}
+
+// guard lets the commit be computed anew if results rest on a name that the
+// gateway's port has no longer.
+func (w *writer) guard(portID string, results []ovn.Result) {
+	port := ovn.Find[nbrow.LogicalSwitchPort](w.tx, vnet.PartRouter, "port", portID)
+	if port != nil && slices.ContainsFunc(results, func(r ovn.Result) bool { return r.Verb != "" }) {
+		w.tx.Guard(port, "name")
+	}
 }
 
 // all makes s so and returns how many objects there were.
