@@ -706,7 +706,7 @@ func (b *Backend) Features(context.Context) qos.Features {
 	port.EgressBandwidth = k.ifb || k.police
 	f := qos.Features{Port: port, Gateway: all, FloatingIP: all, Guarantees: k.htb, TunnelGuarantees: k.htb, Missing: map[string]string{},
 		Limits: []string{
-			"Limits of gateways and floating IPs count IP packets, without the 14 bytes of an Ethernet header.",
+			"Limits of gateways and floating IPs count IP packets, without the 14 bytes of an Ethernet header, and their burst is a second at the limit longer than asked for, as nftables has it.",
 			"Guarantees on a physical network need a device, not a bridge, as the physical network.",
 		}}
 	f.Mechanism = "token buckets on devices, nftables for packet rates"

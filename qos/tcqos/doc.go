@@ -12,7 +12,8 @@
 //     as its priority, which it keeps under a VXLAN header and a VLAN tag.
 //   - Limits of gateways and floating IPs are nftables' in the router's
 //     namespace, behind maps by address. They drop what is over and count IP
-//     packets: without the 14 bytes of an Ethernet header.
+//     packets: without the 14 bytes of an Ethernet header. To the burst nftables
+//     adds what passes in one second at the limit.
 //
 // What was asked for stands beside the rules, in the comments of a set's
 // elements; a new process reads it there. Limits that were asked for before a
