@@ -75,7 +75,12 @@ func (s *site) open(i int, owner vnet.Owner) *linux.Host {
 	h, err := linux.Open(context.Background(), owner, &linux.Options{Name: s.ns[i].Short, Netns: s.ns[i].Path, NetnsDir: s.l.NetnsDir(), TunnelIP: s.ns[i].IP,
 		PhysicalNetworks: map[string]string{"ext": "phys-ext", "physnet1": "phys-up1"}})
 	require.NoError(s.t, err)
-	s.t.Cleanup(func() { h.Close() })
+	s.t.Cleanup(func() {
+		if err := h.Cleanup(context.Background()); err != nil {
+			s.t.Error(err)
+		}
+		h.Close()
+	})
 	return h
 }
 
