@@ -52,7 +52,7 @@ func (b *Backend) submit(ctx context.Context, f func(w *writer) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return b.t.Submit(ctx, vnet.PartQoS, func(tx *ovn.Tx) error { return f(&writer{tx: tx}) })
+	return b.t.Submit(ctx, vnet.PartQoS, func(tx *ovn.Tx) error { return (&writer{tx: tx}).do(f) })
 }
 
 // EnsurePort implements [qos.Backend].
@@ -211,8 +211,7 @@ func (b *Backend) Plan(ctx context.Context, s qos.State) (vnet.Plan, error) {
 		return vnet.Plan{}, err
 	}
 	return b.t.Plan(ctx, vnet.PartQoS, func(tx *ovn.Tx) error {
-		_, err := (&writer{tx: tx}).all(s)
-		return err
+		return (&writer{tx: tx}).do(func(w *writer) error { _, err := w.all(s); return err })
 	})
 }
 
@@ -233,7 +232,6 @@ func (b *Backend) Features(ctx context.Context) qos.Features {
 			"a limit that changes begins with a full burst, and its statistics begin anew",
 			"the limit of a gateway is for what passes by the gateway's host: not for floating IPs that are translated on the host of their port",
 			"the DSCP mark of a gateway is also for floating IPs that have limits, but no mark, of their own",
-			"on the kernel's data path a segment that a machine leaves to be cut (TSO) is one packet of up to 512 kbit: a burst below that lets none pass",
 		},
 	}
 	if why := b.unshared(ctx); why != "" {

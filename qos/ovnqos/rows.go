@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -69,8 +70,13 @@ func end(d qos.Direction, quoted string) string {
 	return "outport == " + quoted
 }
 
+// packets leaves out ARP: a limit that is used up must not cost a machine its
+// neighbours, and ovs-vswitchd 3.1 does not survive meters before some of the
+// answers that flows make (see the package's comment).
+const packets = " && ip"
+
 func portRow(n namer, p qos.Port, d qos.Direction) *nbrow.QoS {
-	return limit(p.Shape, d, end(d, strconv.Quote(n.PortName(p.ID))), priority)
+	return limit(p.Shape, d, end(d, strconv.Quote(n.PortName(p.ID)))+packets, priority)
 }
 
 // namer makes names as ovn.Conn does.
@@ -85,7 +91,7 @@ func resident(n namer, gatewayPort string) string {
 }
 
 func gatewayRow(n namer, g qos.Gateway, d qos.Direction) *nbrow.QoS {
-	row := limit(g.Shape, d, end(d, ovn.GatewayPort)+" && "+resident(n, g.PortID), priority)
+	row := limit(g.Shape, d, end(d, ovn.GatewayPort)+packets+" && "+resident(n, g.PortID), priority)
 	return atGateway(row, g.PortID, g)
 }
 
@@ -213,7 +219,44 @@ func object(m ovn.Mark) string {
 }
 
 // writer computes what one submission writes.
-type writer struct{ tx *ovn.Tx }
+type writer struct {
+	tx *ovn.Tx
+	// Rows that are to come to and go from switches, by the UUIDs of these. They
+	// do so all at once: each step looks at all that a switch has.
+	in, out map[string][]string
+	gone    []*nbrow.QoS
+}
+
+// do calls f and writes what it has left for the end.
+func (w *writer) do(f func(w *writer) error) error {
+	w.in, w.out = map[string][]string{}, map[string][]string{}
+	if err := f(w); err != nil {
+		return err
+	}
+	uuids := maps.Clone(w.in)
+	maps.Copy(uuids, w.out)
+	for _, uuid := range slices.Sorted(maps.Keys(uuids)) {
+		if sw := ovn.At[nbrow.LogicalSwitch](w.tx, uuid); sw != nil {
+			w.tx.Members(sw, "qos_rules", w.in[uuid], w.out[uuid])
+		}
+	}
+	for _, q := range w.gone {
+		w.tx.Delete(q)
+	}
+	return nil
+}
+
+// remove lets a row go, if there is one.
+func (w *writer) remove(q *nbrow.QoS) ovn.Result {
+	if q == nil {
+		return ovn.Result{}
+	}
+	if sw := ovn.Holder[nbrow.LogicalSwitch](w.tx, q); sw != nil {
+		w.out[sw.UUID] = append(w.out[sw.UUID], q.UUID)
+	}
+	w.gone = append(w.gone, q)
+	return ovn.Result{UUID: q.UUID, Verb: vnet.Delete}
+}
 
 // tell adds what was asked, or what had drifted, to the plan.
 func (w *writer) tell(kind, id string, results []ovn.Result, asked *vnet.Change) {
@@ -253,10 +296,17 @@ func (w *writer) find(kind, id string, d qos.Direction) *nbrow.QoS {
 // put makes the row of a direction be as given on a switch; nil is none.
 func (w *writer) put(sw *nbrow.LogicalSwitch, kind, id string, d qos.Direction, row *nbrow.QoS) []ovn.Result {
 	if row == nil {
-		return []ovn.Result{w.tx.Delete(w.find(kind, id, d))}
+		return []ovn.Result{w.remove(w.find(kind, id, d))}
 	}
 	r := ovn.Ensure(w.tx, kind, ovn.LimitID(id, string(d)), row)
-	return []ovn.Result{r, w.tx.Hold(sw, "qos_rules", r.UUID)}
+	out := []ovn.Result{r}
+	switch was := ovn.Holder[nbrow.LogicalSwitch](w.tx, w.find(kind, id, d)); {
+	case was == nil:
+		w.in[sw.UUID] = append(w.in[sw.UUID], r.UUID)
+	case was.UUID != sw.UUID:
+		out = append(out, w.tx.Hold(sw, "qos_rules", r.UUID))
+	}
+	return out
 }
 
 func (w *writer) ensurePort(p qos.Port) ([]ovn.Result, error) {
@@ -281,11 +331,16 @@ func (w *writer) ensurePort(p qos.Port) ([]ovn.Result, error) {
 }
 
 func (w *writer) deletePort(id string) []ovn.Result {
-	out := w.deleteRows(kindPort, id)
-	if row := w.port(id); row != nil && row.ExternalIDs[keyPort] != "" {
-		out = append(out, ovn.Update(w.tx, row, &nbrow.LogicalSwitchPort{}))
+	return append(w.deleteRows(kindPort, id), w.forget(id))
+}
+
+// forget takes back what is in the port's own row.
+func (w *writer) forget(id string) ovn.Result {
+	row := w.port(id)
+	if row == nil || row.ExternalIDs[keyPort] == "" {
+		return ovn.Result{}
 	}
-	return out
+	return ovn.Update(w.tx, row, &nbrow.LogicalSwitchPort{})
 }
 
 func (w *writer) meter(u qos.Uplink) *nbrow.Meter {
@@ -335,7 +390,7 @@ func (w *writer) promised(old, now *qos.Port) error {
 
 func (w *writer) deleteRows(kind, id string) (out []ovn.Result) {
 	for _, d := range directions() {
-		out = append(out, w.tx.Delete(w.find(kind, id, d)))
+		out = append(out, w.remove(w.find(kind, id, d)))
 	}
 	return out
 }
@@ -436,7 +491,7 @@ func (w *writer) all(s qos.State) (existing int, err error) {
 	}
 	for _, p := range old.Ports {
 		if !keep[kindPort+" "+p.ID] {
-			w.deletePort(p.ID)
+			w.forget(p.ID)
 		}
 	}
 	for m, row := range ovn.Own[nbrow.Meter](w.tx, vnet.PartQoS) {
@@ -446,7 +501,7 @@ func (w *writer) all(s qos.State) (existing int, err error) {
 	}
 	for m, row := range ovn.Own[nbrow.QoS](w.tx, vnet.PartQoS) {
 		if id := object(m); !keep[m.Kind+" "+id] {
-			r := w.tx.Delete(row)
+			r := w.remove(row)
 			if !changes[m.Kind+" "+id] {
 				w.drifted(m.Kind, id, []ovn.Result{r})
 			}

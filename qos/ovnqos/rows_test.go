@@ -79,7 +79,7 @@ func gateway(tx *ovn.Tx, name string) {
 
 func (x *installation) print(t testing.TB, f func(w *writer) error) string {
 	t.Helper()
-	s, err := x.c.Print(t.Context(), vnet.PartQoS, func(tx *ovn.Tx) error { return f(&writer{tx: tx}) })
+	s, err := x.c.Print(t.Context(), vnet.PartQoS, func(tx *ovn.Tx) error { return (&writer{tx: tx}).do(f) })
 	require.NoError(t, err)
 	return regexp.MustCompile(`(\["burst",\d+\]),(\["rate",\d+\])`).ReplaceAllString(s, "$2,$1") // maps have no order
 }
@@ -155,7 +155,7 @@ func TestGatewayNames(t *testing.T) {
 	ctx := t.Context()
 	s := qos.State{Gateways: example().Gateways}
 	require.NoError(t, x.b.Sync(ctx, s, vnet.SyncOptions{}))
-	require.Contains(t, x.list(), `inport == "o/gateway/G" && is_chassis_resident("cr-o/router-port/G")`)
+	require.Contains(t, x.list(), `inport == "o/gateway/G" && ip && is_chassis_resident("cr-o/router-port/G")`)
 	for _, name := range []string{"G/first", "G/second"} {
 		require.NoError(t, x.c.Submit(ctx, vnet.PartRouter, func(tx *ovn.Tx) error { gateway(tx, name); return nil }))
 		require.Contains(t, x.list(), `inport == "o/gateway/`+name+`" && `)

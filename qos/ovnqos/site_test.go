@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -45,6 +46,13 @@ func newSite(t testing.TB, datapath string) *site {
 	p := o
 	p.Name = "hv2"
 	s.hv = l.Chassis(s.c, o, p)
+	t.Cleanup(func() {
+		for _, hv := range s.hv {
+			log, err := os.ReadFile(hv.OVNController.Log)
+			require.NoError(t, err)
+			require.NotContains(t, string(log), "error parsing") // a match
+		}
+	})
 	return s
 }
 
