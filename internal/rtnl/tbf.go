@@ -240,13 +240,7 @@ func (c *Conn) SetIntake(dev string, in Intake) error {
 					return fmt.Errorf("its ingress qdisc has a filter of somebody else, of preference %d: %w", f.Attrs().Priority, vnet.ErrConflict)
 				}
 			}
-			if len(list) > 0 && in.Redirect == "" { // a policer is changed in place
-				m, is := list[0].(*netlink.MatchAll)
-				if is {
-					filter.Attrs().Handle = m.Handle
-					return h.FilterReplace(filter)
-				}
-			}
+			// matchall knows no change; between the two what comes passes.
 			if len(list) > 0 {
 				if err := h.FilterDel(list[0]); err != nil {
 					return err
