@@ -32,6 +32,13 @@
 // burst costs TCP: of 10 Mbit/s one connection had all with the default, half
 // with 200 kbit (the kernel's data path, with TSO and without).
 //
+// ARP is not counted: a limit that is used up must not cost a machine its
+// neighbours. Besides, answers that flows make of a packet take a slow path, and
+// in that of Open vSwitch 3.1's user space datapath a meter before a tunnel that
+// is one of several outputs lets ovs-vswitchd never return
+// (dpif_execute_helper_cb in its lib/dpif.c). Answers to neighbour discovery are
+// ovn-controller's.
+//
 // Packet rates are refused: QoS rows know kbit/s only, and the Meter rows that
 // count packets are for logs of ACLs and for what is sent to ovn-controller.
 //
