@@ -313,6 +313,13 @@ func (l *Ledger) within(ctx context.Context, a Allocation, r Request) (Candidate
 // until one of them is given back. [Ledger.Release] of moving ends the move,
 // [Ledger.Revert] takes it back.
 func (l *Ledger) Move(ctx context.Context, consumer, moving string, r Request) (Candidate, error) {
+	has, err := l.s.Allocation(ctx, consumer)
+	if err == nil && len(has.Parts) == 0 {
+		err = fmt.Errorf("it has nothing to leave: %w", vnet.ErrNotFound)
+	}
+	if err != nil {
+		return Candidate{}, &vnet.OpError{Op: "move", Kind: "consumer", ID: consumer, Err: err}
+	}
 	c, err := l.claim(ctx, consumer, r, func(c Candidate) ([]Allocation, error) {
 		a, err := l.s.Allocation(ctx, consumer)
 		if err != nil {
