@@ -229,6 +229,7 @@ func (b *Backend) Features(ctx context.Context) qos.Features {
 		Mechanism: "QoS rows, which ovn-controller turns into meters of Open vSwitch: what is over a limit is dropped",
 		Missing:   map[string]string{"egress packet rate": needPackets, "ingress packet rate": needPackets},
 		Limits: []string{
+			"ARP is not counted and not limited",
 			"a limit that changes begins with a full burst, and its statistics begin anew",
 			"the limit of a gateway is for what passes by the gateway's host: not for floating IPs that are translated on the host of their port",
 			"the DSCP mark of a gateway is also for floating IPs that have limits, but no mark, of their own",

@@ -106,6 +106,15 @@ func TestWorkedExample(t *testing.T) {
 	golden(t, "example.txt", x.print(t, all(s)))
 	require.NoError(t, x.b.Sync(t.Context(), s, vnet.SyncOptions{}))
 	require.Empty(t, x.print(t, all(s)))
+	text := ""
+	for _, o := range [][2]string{{"port", "P"}, {"port", "Q"}, {"gateway", "R"}, {"floatingip", "F"}, {"uplink", qos.Tunnelled}} {
+		e, err := x.b.Explain(t.Context(), o[0], o[1])
+		require.NoError(t, err)
+		text += e.String()
+		_, err = x.b.Explain(t.Context(), o[0], "none")
+		require.ErrorIs(t, err, vnet.ErrNotFound)
+	}
+	golden(t, "example-explain.txt", text)
 	s.Ports[0].Egress.Kbps = 30_000
 	golden(t, "example-change.txt", x.print(t, all(s)))
 	golden(t, "example-gone.txt", x.print(t, all(qos.State{})))
