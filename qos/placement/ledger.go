@@ -296,6 +296,7 @@ func (l *Ledger) within(ctx context.Context, a Allocation, r Request) (Candidate
 			u[k] -= n
 		}
 		m.providers[p.ID].used = u
+		m.providers[p.ID].reslot()
 	}
 	r.Hosts = []string{host}
 	found, err := m.Candidates(ctx, r, l.o.Policy, 1)

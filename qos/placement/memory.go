@@ -29,7 +29,32 @@ type node struct {
 	children []*node
 	tree     []*node // of a host: all of it, itself first
 	used     Resources
-	traits   map[string]bool
+	slots    []slot // its inventories, as the search looks at them
+}
+
+// slot is one inventory of a provider.
+type slot struct {
+	class          Class
+	inv            Inventory
+	capacity, used int64
+}
+
+// slot returns that of a class, or nil.
+func (n *node) slot(k Class) *slot {
+	for i := range n.slots {
+		if n.slots[i].class == k {
+			return &n.slots[i]
+		}
+	}
+	return nil
+}
+
+// reslot makes the slots anew.
+func (n *node) reslot() {
+	n.slots = n.slots[:0]
+	for k, i := range n.Inventories {
+		n.slots = append(n.slots, slot{k, i, i.Capacity(), n.used[k]})
+	}
 }
 
 func (n *node) root() *node {
@@ -139,10 +164,7 @@ func (m *Memory) putProvider(p Provider) Provider {
 	}
 	p.Generation++
 	n.Provider, n.parent = p, m.providers[p.Parent]
-	n.traits = map[string]bool{}
-	for _, t := range p.Traits {
-		n.traits[t] = true
-	}
+	n.reslot()
 	m.names[p.Name] = p.ID
 	if n.parent != nil {
 		n.parent.children = append(n.parent.children, n)
@@ -347,6 +369,9 @@ func (m *Memory) allocate(all []Allocation) {
 				if n.used[k] += sign * x; n.used[k] == 0 {
 					delete(n.used, k)
 				}
+				if i := n.slot(k); i != nil {
+					i.used = n.used[k]
+				}
 			}
 			if sign > 0 {
 				if m.users[p] == nil {
@@ -407,11 +432,14 @@ func (m *Memory) Candidates(ctx context.Context, r Request, policy Policy, limit
 		}
 	}
 	var best []Candidate
+	var search search
 	for i, h := range hosts {
 		if i%1024 == 0 && ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		for _, c := range onHost(h, r, policy) {
+		for _, c := range search.onHost(h, r, policy, func(load float64) bool {
+			return len(best) < limit || policy.mayPrecede(load, best[limit-1].Load)
+		}) {
 			if len(best) == limit && policy.compare(c, best[limit-1]) >= 0 {
 				continue
 			}
@@ -423,54 +451,87 @@ func (m *Memory) Candidates(ctx context.Context, r Request, policy Policy, limit
 	return best, nil
 }
 
-// onHost are the best ways to meet a request on one host.
-func onHost(h *node, r Request, policy Policy) []Candidate {
-	chosen := make([]*node, len(r.Groups))
+// mayPrecede reports whether what has one load may come before what has another.
+func (p Policy) mayPrecede(load, other float64) bool {
+	if p == Pack {
+		return load >= other
+	}
+	return load <= other
+}
+
+// search keeps its memory from one host to the next.
+type search struct {
+	fit    [][]*node // by group
+	chosen []*node
+}
+
+// onHost are the best ways to meet a request on one host, of those whose load is wanted.
+func (s *search) onHost(h *node, r Request, policy Policy, wanted func(load float64) bool) []Candidate {
+	if s.fit == nil {
+		s.fit, s.chosen = make([][]*node, len(r.Groups)), make([]*node, len(r.Groups))
+	}
+	for i := range r.Groups {
+		s.fit[i] = s.fit[i][:0]
+		for _, n := range h.tree {
+			if n.gives(&r.Groups[i]) {
+				s.fit[i] = append(s.fit[i], n)
+			}
+		}
+		if len(s.fit[i]) == 0 {
+			return nil
+		}
+	}
 	var out []Candidate
 	var choose func(i int)
 	choose = func(i int) {
-		if i == len(r.Groups) {
-			if c, ok := candidate(h, r, chosen); ok {
-				at, _ := slices.BinarySearchFunc(out, c, policy.compare)
-				out = slices.Insert(out, at, c)
-				out = out[:min(len(out), perHost)]
+		if i < len(r.Groups) {
+			for _, n := range s.fit[i] {
+				s.chosen[i] = n
+				choose(i + 1)
 			}
 			return
 		}
-		for _, n := range h.tree {
-			if n.gives(r.Groups[i]) {
-				chosen[i] = n
-				choose(i + 1)
-			}
+		load, ok := loadOf(r, s.chosen)
+		if !ok || !wanted(load) {
+			return
 		}
+		c := Candidate{Host: h.ID, Providers: make(map[string]string, len(s.chosen)), Load: load}
+		for k, n := range s.chosen {
+			c.Providers[r.Groups[k].ID] = n.ID
+		}
+		at, _ := slices.BinarySearchFunc(out, c, policy.compare)
+		out = slices.Insert(out, at, c)
+		out = out[:min(len(out), perHost)]
 	}
 	choose(0)
 	return out
 }
 
 // gives reports whether a provider could give a group by itself.
-func (n *node) gives(g Group) bool {
+func (n *node) gives(g *Group) bool {
+	if len(g.Required) > len(n.Traits) {
+		return false
+	}
 	for _, t := range g.Required {
-		if !n.traits[t] {
+		if !slices.Contains(n.Traits, t) {
 			return false
 		}
 	}
 	for _, t := range g.Forbidden {
-		if n.traits[t] {
+		if slices.Contains(n.Traits, t) {
 			return false
 		}
 	}
 	for k, x := range g.Resources {
-		i, ok := n.Inventories[k]
-		if !ok || !i.fits(x) || n.used[k]+x > i.Capacity() {
+		if i := n.slot(k); i == nil || !i.inv.fits(x) || i.used+x > i.capacity {
 			return false
 		}
 	}
 	return true
 }
 
-// candidate is what has been chosen, if it can be so together.
-func candidate(h *node, r Request, chosen []*node) (Candidate, bool) {
+// loadOf is the load of what has been chosen; ok is false when it cannot be so together.
+func loadOf(r Request, chosen []*node) (load float64, ok bool) {
 	at := func(id string) *node {
 		return chosen[slices.IndexFunc(r.Groups, func(g Group) bool { return g.ID == id })]
 	}
@@ -478,25 +539,23 @@ func candidate(h *node, r Request, chosen []*node) (Candidate, bool) {
 		if !slices.ContainsFunc(list, func(top string) bool {
 			return !slices.ContainsFunc(list, func(id string) bool { return !at(top).above(at(id)) })
 		}) {
-			return Candidate{}, false
+			return 0, false
 		}
 	}
-	c := Candidate{Host: h.ID, Providers: make(map[string]string, len(chosen))}
 	for i, n := range chosen {
-		c.Providers[r.Groups[i].ID] = n.ID
 		for k := range r.Groups[i].Resources {
-			total := n.used[k]
+			of := n.slot(k)
+			total := of.used
 			for j, o := range chosen {
 				if o == n {
 					total += r.Groups[j].Resources[k]
 				}
 			}
-			capacity := n.Inventories[k].Capacity()
-			if total > capacity {
-				return Candidate{}, false
+			if total > of.capacity {
+				return 0, false
 			}
-			c.Load = max(c.Load, float64(total)/float64(capacity))
+			load = max(load, float64(total)/float64(of.capacity))
 		}
 	}
-	return c, true
+	return load, true
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"regexp"
 	"slices"
 
 	"github.com/vnet-go/vnet"
@@ -164,7 +163,15 @@ func compareMaps(a, b map[string]string) int {
 	return 0
 }
 
-func className() *regexp.Regexp { return regexp.MustCompile(`^[A-Z0-9_]{1,255}$`) }
+// isName reports whether s can name a class or trait.
+func isName(s string) bool {
+	for _, r := range s {
+		if (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '_' {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 255
+}
 
 // Validate reports, as [*vnet.FieldError], what is wrong with p.
 func (p Provider) Validate() error {
@@ -178,7 +185,7 @@ func (p Provider) Validate() error {
 		return &vnet.FieldError{Field: "parent", Value: p.Parent, Reason: "is the provider itself"}
 	}
 	for _, t := range p.Traits {
-		if !className().MatchString(t) {
+		if !isName(t) {
 			return &vnet.FieldError{Field: "traits", Value: t, Reason: "is not of upper-case letters, digits and underscores"}
 		}
 	}
@@ -188,7 +195,7 @@ func (p Provider) Validate() error {
 			return &vnet.FieldError{Field: field + "." + name, Value: fmt.Sprint(v), Reason: reason}
 		}
 		switch {
-		case !className().MatchString(string(k)):
+		case !isName(string(k)):
 			return &vnet.FieldError{Field: "inventories", Value: string(k), Reason: "is not of upper-case letters, digits and underscores"}
 		case i.Total < 1:
 			return bad("total", i.Total, "is not above 0")
