@@ -37,7 +37,7 @@
 // # Tables
 //
 //	0      classify          overlay   port, tunnel or wire to network (reg1), port (reg2), flags
-//	1      gate              overlay   networks that are down
+//	1      gate              overlay   networks that are down; qos: limits of what ports send, of gateways and floating IPs
 //	10-14  egress            secgroup  port security, rules of what a port sends
 //	15     commit            secgroup  subroutine: whoever takes a packet out of its network lets the connection be remembered
 //	16     egress            secgroup  as 10 to 14
@@ -54,7 +54,7 @@
 //	61-63  flood             overlay   to all of a network
 //	70     ingress           secgroup  what is sent to a port
 //	71-74  ingress           secgroup  rules of what a port is sent
-//	80     deliver           overlay   out of the port in reg3
+//	80     deliver           overlay   out of the port in reg3; qos: limits of what ports are sent
 //	253    registry          host      never reached: what stands, in notes
 //
 // Registers, flags, zones, numbers and cookies are in docs/pipeline.md, which is

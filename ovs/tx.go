@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -35,7 +36,8 @@ type view struct {
 	numbers *numbers
 	devices []func(context.Context) error // made before the flows
 	after   []func(context.Context) error
-	begun   bool // a bundle was carried out
+	meters  []of.MeterConfig // made before the flows
+	begun   bool             // a bundle was carried out
 }
 
 // entry is an object that has been looked at.
@@ -400,6 +402,11 @@ const maxBundle = 25_000
 // bundle writes what differs.
 func (v *view) bundle(ctx context.Context, wrap func(error) error) error {
 	mods, err := v.mods()
+	for _, m := range v.meters { // they are no part of a bundle, and flows refer to them
+		if err == nil {
+			err = v.meter(ctx, m)
+		}
+	}
 	for err == nil && len(mods) > 0 {
 		n := min(len(mods), maxBundle)
 		if err = v.conn.Bundle(ctx, mods[:n]); err == nil {
@@ -414,6 +421,58 @@ func (v *view) bundle(ctx context.Context, wrap func(error) error) error {
 	}
 	if err != nil && v.begun {
 		err = fmt.Errorf("a part of the change stands, which was larger than one bundle of %d flows; Sync makes it whole: %w", maxBundle, err)
+	}
+	return err
+}
+
+// Meter makes a meter stand, or changes it, before the flows that use it. Meters
+// are no part of the bundle: of a submission that fails some may stand, which
+// nothing uses then.
+func (tx *Tx) Meter(m of.MeterConfig) { tx.v.meters = append(tx.v.meters, m) }
+
+func (v *view) meter(ctx context.Context, m of.MeterConfig) error {
+	v.s.writes.Add(1)
+	err := v.conn.ModifyMeter(ctx, m)
+	var e *of.Error
+	if errors.As(err, &e) && e.Name() == of.ErrNameUnknownMeter {
+		err = v.conn.AddMeter(ctx, m)
+	}
+	return err
+}
+
+// Meters returns the meters of the bridge.
+func (s *Switch) Meters(ctx context.Context) ([]of.MeterConfig, error) {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	c, err := s.ready(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.Meters(ctx)
+}
+
+// MeterStats returns what the meters of the bridge have seen.
+func (s *Switch) MeterStats(ctx context.Context) ([]of.MeterStats, error) {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	c, err := s.ready(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.MeterStats(ctx)
+}
+
+// DeleteMeters removes meters that no flow uses any more; of those that are gone
+// it is no error.
+func (s *Switch) DeleteMeters(ctx context.Context, ids ...uint32) error {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	c, err := s.ready(ctx)
+	for _, id := range ids {
+		if err == nil {
+			s.writes.Add(1)
+			err = c.DeleteMeter(ctx, id)
+		}
 	}
 	return err
 }

@@ -32,11 +32,12 @@ type AssignedPort struct {
 
 // AssignedGateway is a router's gateway and the policy of its own, if any.
 type AssignedGateway struct {
-	RouterID  string `json:"router_id"`
-	PortID    string `json:"port_id"`
-	NetworkID string `json:"network_id"`
-	PolicyID  string `json:"policy_id,omitempty"`
-	Host      string `json:"host,omitempty"`
+	RouterID  string   `json:"router_id"`
+	PortID    string   `json:"port_id"`
+	NetworkID string   `json:"network_id"`
+	MAC       vnet.MAC `json:"mac,omitzero"` // as in [Gateway]
+	PolicyID  string   `json:"policy_id,omitempty"`
+	Host      string   `json:"host,omitempty"`
 }
 
 // AssignedFloatingIP is a floating IP and the policy of its own, if any.
@@ -90,7 +91,7 @@ func (a Assignments) State() (State, error) {
 		s.Ports = append(s.Ports, q)
 	}
 	for i, g := range a.Gateways {
-		s.Gateways = append(s.Gateways, Gateway{RouterID: g.RouterID, PortID: g.PortID, NetworkID: g.NetworkID, Host: g.Host,
+		s.Gateways = append(s.Gateways, Gateway{RouterID: g.RouterID, PortID: g.PortID, NetworkID: g.NetworkID, MAC: g.MAC, Host: g.Host,
 			Shape: shape("gateways", i, g.PolicyID, g.NetworkID)})
 	}
 	for i, f := range a.FloatingIPs {

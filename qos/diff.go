@@ -44,6 +44,7 @@ func DiffGateway(a, b *Gateway) (vnet.Change, bool) {
 	if a != nil {
 		c.Differ("port_id", x.PortID, y.PortID, vnet.ImpactNone)
 		c.Differ("network_id", x.NetworkID, y.NetworkID, vnet.ImpactNone)
+		c.Differ("mac", x.MAC, y.MAC, vnet.ImpactNone)
 		c.Differ("host", orNone(x.Host), orNone(y.Host), vnet.ImpactNone)
 	}
 	return done(c)

@@ -32,8 +32,11 @@ type Gateway struct {
 	PortID   string `json:"port_id"` // the gateway's port, as in router's Gateway
 	// NetworkID is the external network.
 	NetworkID string `json:"network_id"`
-	Shape     `json:"shape"`
-	Host      string `json:"host,omitempty"` // as in router's Router
+	// MAC is the gateway port's, by which Open vSwitch's backend tells its packets;
+	// others ignore it.
+	MAC   vnet.MAC `json:"mac,omitzero"`
+	Shape `json:"shape"`
+	Host  string `json:"host,omitempty"` // as in router's Router
 }
 
 // FloatingIP is what may pass from and to a floating IP.

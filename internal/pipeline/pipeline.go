@@ -70,6 +70,14 @@ const (
 	ProbePort  = 45000 // and on, one for each host that is watched
 )
 
+// Meters, four each: egress by kbit/s and by packets, ingress by both.
+const (
+	MeterOfPort     = 0                               // and four times the number of the port
+	MeterOfGateway  = MeterOfPort + 4*(Ports+1)       // and four times the number of the router
+	MeterOfFloating = MeterOfGateway + 4*(Routers+1)  // and four times a number of the floating IP
+	FloatingMeters  = (200_000 - MeterOfFloating) / 4 // the kernel's datapath has 200,000 meters at most
+)
+
 // Zones of conntrack. 0 is the host's own.
 func ZoneOfNetwork(n uint16) uint16 { return n }
 
@@ -92,7 +100,7 @@ type Table struct {
 func Tables() []Table {
 	return []Table{
 		{0, 0, "classify", vnet.PartOverlay, "port, tunnel or wire to network (reg1), port (reg2), flags", "dropped"},
-		{1, 1, "gate", vnet.PartOverlay, "networks that are down", "to 10"},
+		{1, 1, "gate", vnet.PartOverlay, "networks that are down; qos: limits of what ports send, of gateways and floating IPs", "to 10"},
 		{10, 14, "egress", vnet.PartSecGroup, "port security, rules of what a port sends", "dropped if the port wants filtering, else to 20"},
 		{15, 15, "commit", vnet.PartSecGroup, "subroutine: whoever takes a packet out of its network lets the connection be remembered", "returns"},
 		{16, 16, "egress", vnet.PartSecGroup, "as 10 to 14", "dropped"},
@@ -109,7 +117,7 @@ func Tables() []Table {
 		{61, 63, "flood", vnet.PartOverlay, "to all of a network", "dropped"},
 		{70, 70, "ingress", vnet.PartSecGroup, "what is sent to a port", "dropped if the port wants filtering, else to 80"},
 		{71, 74, "ingress", vnet.PartSecGroup, "rules of what a port is sent", "dropped"},
-		{80, 80, "deliver", vnet.PartOverlay, "out of the port in reg3", "delivered"},
+		{80, 80, "deliver", vnet.PartOverlay, "out of the port in reg3; qos: limits of what ports are sent", "delivered"},
 		{253, 253, "registry", vnet.PartHost, "never reached: what stands, in notes", "dropped"},
 	}
 }
@@ -166,6 +174,10 @@ func Numbers() []Line {
 		{"GenevePort", fmt.Sprint(GenevePort), "OpenFlow port of all Geneve tunnels"},
 		{"PatchPort", span(PatchPort+1, PatchPort+Patches), "OpenFlow ports of patches to physical networks"},
 		{"ProbePort", fmt.Sprintf("%d and on", ProbePort), "OpenFlow ports by which hosts are watched; they carry nothing"},
+		{"MeterOfPort", span(MeterOfPort+4, MeterOfGateway-1), "meters of ports, four each: what they send by kbit/s and packets, what they are sent"},
+		{"MeterOfGateway", span(MeterOfGateway+4, MeterOfFloating-1), "meters of routers' gateways, four each"},
+		{"MeterOfFloating", span(MeterOfFloating, 200_000-1), "meters of floating IPs, four each"},
+		{"FloatingMeters", fmt.Sprint(FloatingMeters), "how many floating IPs of an owner can have limits"},
 		{"ZoneOfNetwork", span(int(ZoneOfNetwork(1)), int(ZoneOfNetwork(Networks))), "zones of networks: filters"},
 		{"ZonesOfRouter", span(int(first), int(last)), "zones of routers, two each: destinations, and sources, translated"},
 		{"ZoneOfPort", span(int(ZoneOfPort(1)), int(ZoneOfPort(Ports))), "zones of ports: what is between them and this host's servers"},
@@ -173,9 +185,10 @@ func Numbers() []Line {
 }
 
 // MayFill reports whether a part may have flows in a table. What takes packets
-// in may classify them.
+// in may classify them, and qos meters where all come by.
 func MayFill(part vnet.Part, table uint8) bool {
-	return part == vnet.PartHost || table == Classify && part == vnet.PartMetadata || part != "" && part == filler(table)
+	return part == vnet.PartHost || table == Classify && part == vnet.PartMetadata ||
+		(table == Gate || table == Deliver) && part == vnet.PartQoS || part != "" && part == filler(table)
 }
 
 // filler is the part of the page's line with a table; "" where there is none.

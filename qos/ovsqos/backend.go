@@ -1,0 +1,408 @@
+package ovsqos
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/vnet-go/vnet"
+	of "github.com/vnet-go/vnet/internal/openflow"
+	"github.com/vnet-go/vnet/ovs"
+	"github.com/vnet-go/vnet/qos"
+)
+
+// Options of a [Backend]. There are none yet.
+type Options struct{}
+
+// Backend is a [qos.Backend] on one switch. It keeps no state.
+type Backend struct {
+	t ovs.Target
+	s *ovs.Switch
+}
+
+var (
+	_ qos.Backend   = (*Backend)(nil)
+	_ qos.Explainer = (*Backend)(nil)
+)
+
+// New returns a backend that writes through t.
+func New(t ovs.Target, o *Options) (*Backend, error) {
+	if t == nil {
+		return nil, &vnet.FieldError{Field: "target", Reason: "is nil"}
+	}
+	return &Backend{t: t, s: t.Switch()}, nil
+}
+
+// The kinds of objects.
+const (
+	kindPort     = "port"
+	kindGateway  = "gateway"
+	kindFloating = "floatingip"
+)
+
+// record is what stands in the switch of an object; one of the first three is set.
+type record struct {
+	Port       *qos.Port       `json:"p,omitempty"`
+	Gateway    *qos.Gateway    `json:"g,omitempty"`
+	FloatingIP *qos.FloatingIP `json:"f,omitempty"`
+	Slot       uint32          `json:"slot,omitempty"` // of a floating IP's meters
+}
+
+func (r record) shape() qos.Shape {
+	switch {
+	case r.Port != nil:
+		return r.Port.Shape
+	case r.Gateway != nil:
+		return r.Gateway.Shape
+	case r.FloatingIP != nil:
+		return r.FloatingIP.Shape
+	}
+	return qos.Shape{}
+}
+
+func encode(r record) []byte {
+	b, err := json.Marshal(r)
+	if err != nil {
+		panic(err) // plain structs
+	}
+	return b
+}
+
+// decode reads a record; one that cannot be read differs from all that is wanted.
+func decode(b []byte) (r record) {
+	if json.Unmarshal(b, &r) != nil {
+		return record{}
+	}
+	return r
+}
+
+// local reports whether an object with this Host field is this host's.
+func (b *Backend) local(host string) bool { return host == "" || host == b.s.Name() }
+
+// here leaves out what is of other hosts.
+func (b *Backend) here(s qos.State) qos.State {
+	s = s.Canonical()
+	s.Ports = slices.DeleteFunc(s.Ports, func(x qos.Port) bool { return !b.local(x.Host) })
+	s.Gateways = slices.DeleteFunc(s.Gateways, func(x qos.Gateway) bool { return !b.local(x.Host) })
+	s.FloatingIPs = slices.DeleteFunc(s.FloatingIPs, func(x qos.FloatingIP) bool { return !b.local(x.Host) })
+	return s
+}
+
+// refuse is the error about what this backend has not.
+func refuse(name, what string) error {
+	return &vnet.UnsupportedError{Feature: name + " of " + what, Backend: "ovsqos", Need: needQueues}
+}
+
+const needQueues = "queues: Open vSwitch's userspace datapath has none on devices, and tunnels leave by a device outside the bridge"
+
+// EnsurePort implements [qos.Backend].
+func (b *Backend) EnsurePort(ctx context.Context, p qos.Port) error {
+	if p.Shape.Zero() || !b.local(p.Host) {
+		return b.DeletePort(ctx, p.ID)
+	}
+	if p.Uplink != "" {
+		return refuse("guarantees", "port "+p.ID)
+	}
+	return b.submit(ctx, func(w *writer) error { return w.put(kindPort, p.ID, record{Port: &p}) })
+}
+
+// DeletePort implements [qos.Backend].
+func (b *Backend) DeletePort(ctx context.Context, id string) error {
+	return b.remove(ctx, kindPort, id)
+}
+
+// EnsureGateway implements [qos.Backend].
+func (b *Backend) EnsureGateway(ctx context.Context, g qos.Gateway) error {
+	if g.Shape.Zero() || !b.local(g.Host) {
+		return b.DeleteGateway(ctx, g.RouterID)
+	}
+	return b.submit(ctx, func(w *writer) error { return w.put(kindGateway, g.RouterID, record{Gateway: &g}) })
+}
+
+// DeleteGateway implements [qos.Backend].
+func (b *Backend) DeleteGateway(ctx context.Context, routerID string) error {
+	return b.remove(ctx, kindGateway, routerID)
+}
+
+// EnsureFloatingIP implements [qos.Backend].
+func (b *Backend) EnsureFloatingIP(ctx context.Context, f qos.FloatingIP) error {
+	if f.Shape.Zero() || !b.local(f.Host) {
+		return b.DeleteFloatingIP(ctx, f.ID)
+	}
+	return b.submit(ctx, func(w *writer) error { return w.put(kindFloating, f.ID, record{FloatingIP: &f}) })
+}
+
+// DeleteFloatingIP implements [qos.Backend].
+func (b *Backend) DeleteFloatingIP(ctx context.Context, id string) error {
+	return b.remove(ctx, kindFloating, id)
+}
+
+// EnsureUplink implements [qos.Backend]: it refuses.
+func (b *Backend) EnsureUplink(ctx context.Context, u qos.Uplink) error {
+	return refuse("guarantees", "uplink "+u.Name)
+}
+
+// DeleteUplink implements [qos.Backend]: there are none.
+func (b *Backend) DeleteUplink(ctx context.Context, _ string) error { return ctx.Err() }
+
+// submit carries f out, and afterwards removes the meters that it has left.
+func (b *Backend) submit(ctx context.Context, f func(w *writer) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return b.t.Submit(ctx, vnet.PartQoS, func(tx *ovs.Tx) error {
+		w := &writer{tx: tx}
+		if err := f(w); err != nil {
+			return err
+		}
+		w.finish()
+		return nil
+	})
+}
+
+func (b *Backend) remove(ctx context.Context, kind, id string) error {
+	return b.submit(ctx, func(w *writer) error { w.drop(kind, id); return nil })
+}
+
+// writer writes through one transaction.
+type writer struct {
+	tx     *ovs.Tx
+	have   map[uint32]of.MeterConfig // that stand; nil: not looked at
+	unused []uint32
+}
+
+func (w *writer) finish() {
+	if unused, s := w.unused, w.tx.Switch(); len(unused) > 0 {
+		w.tx.After(func(ctx context.Context) error { return s.DeleteMeters(ctx, unused...) })
+	}
+}
+
+// was is what stands of an object, or will.
+func (w *writer) was(kind, id string) (record, bool) {
+	o, ok := w.tx.Get(kind, id)
+	if !ok {
+		return record{}, false
+	}
+	return decode(o.Record), true
+}
+
+// base is the first of an object's four meters.
+func (w *writer) base(r record) uint32 {
+	switch {
+	case r.Port != nil:
+		return meterOfPort(w.tx.PortNumber(r.Port.ID))
+	case r.Gateway != nil:
+		return meterOfGateway(w.tx.RouterNumber(r.Gateway.RouterID))
+	}
+	return meterOfFloating(r.Slot)
+}
+
+// slot is the number of a floating IP's meters: what it has, or the first free.
+func (w *writer) slot(id string) (uint32, error) {
+	used := map[uint32]bool{}
+	for _, o := range w.tx.List(kindFloating) {
+		r := decode(o.Record)
+		if o.ID == id && r.FloatingIP != nil {
+			return r.Slot, nil
+		}
+		used[r.Slot] = true
+	}
+	for n := uint32(1); n < floatingMeters; n++ {
+		if !used[n] {
+			return n, nil
+		}
+	}
+	return 0, fmt.Errorf("%d floating IPs have limits, and there are no more meters: %w", len(used), vnet.ErrConflict)
+}
+
+// put makes an object stand with its flows and meters.
+func (w *writer) put(kind, id string, r record) (err error) {
+	old, had := w.was(kind, id)
+	if r.FloatingIP != nil {
+		if r.Slot, err = w.slot(id); err != nil {
+			return err
+		}
+	}
+	base := w.base(r)
+	if w.tx.Err() != nil {
+		return w.tx.Err()
+	}
+	meters := metersOf(r.shape(), base)
+	verb, _ := w.tx.Keep(kind, id, encode(r), w.flows(r, base)...)
+	for _, m := range meters {
+		if stands, ok := w.have[m.ID]; verb != "" && w.have == nil || w.have != nil && (!ok || stands != m) {
+			w.tx.Meter(m)
+		}
+	}
+	if had {
+		w.leave(metersOf(old.shape(), base), meters)
+	}
+	c, differs := diff(old, r)
+	switch {
+	case differs:
+		w.tx.Change(c)
+	case verb != "":
+		c.Diff = []string{"its flows"}
+		w.tx.Change(c)
+	}
+	return nil
+}
+
+// leave notes the meters that are not used any more.
+func (w *writer) leave(old, now []of.MeterConfig) {
+	for _, m := range old {
+		if !slices.ContainsFunc(now, func(n of.MeterConfig) bool { return n.ID == m.ID }) {
+			w.unused = append(w.unused, m.ID)
+		}
+	}
+}
+
+// drop removes an object with its flows and meters.
+func (w *writer) drop(kind, id string) {
+	r, ok := w.was(kind, id)
+	if !ok {
+		return
+	}
+	number := kind
+	if kind == kindGateway {
+		number = "router"
+	}
+	if n, known := w.tx.Known(number, id); known && kind != kindFloating {
+		if kind == kindPort {
+			w.leave(metersOf(r.shape(), meterOfPort(n)), nil)
+		} else {
+			w.leave(metersOf(r.shape(), meterOfGateway(n)), nil)
+		}
+	} else if kind == kindFloating {
+		w.leave(metersOf(r.shape(), meterOfFloating(r.Slot)), nil)
+	}
+	w.tx.Drop(kind, id)
+	if kind == kindGateway {
+		w.tx.Release("router", id)
+	}
+	c, _ := diff(r, record{})
+	if c.ID == "" { // a record that could not be read
+		c = vnet.NewChange(vnet.PartQoS, kind, id, true, false)
+	}
+	w.tx.Change(c)
+}
+
+// diff is the change from a to b, either of which may be empty.
+func diff(a, b record) (vnet.Change, bool) {
+	switch {
+	case a.Port != nil || b.Port != nil:
+		return qos.DiffPort(a.Port, b.Port)
+	case a.Gateway != nil || b.Gateway != nil:
+		return qos.DiffGateway(a.Gateway, b.Gateway)
+	case a.FloatingIP != nil || b.FloatingIP != nil:
+		return qos.DiffFloatingIP(a.FloatingIP, b.FloatingIP)
+	}
+	return vnet.Change{}, false
+}
+
+// all makes the whole of s so.
+func (w *writer) all(s qos.State) (existing int, err error) {
+	stands := w.tx.All()
+	want := map[string]bool{}
+	put := func(kind, id string, r record) {
+		want[kind+" "+id] = true
+		if err == nil {
+			err = w.put(kind, id, r)
+		}
+	}
+	for _, p := range s.Ports {
+		put(kindPort, p.ID, record{Port: &p})
+	}
+	for _, g := range s.Gateways {
+		put(kindGateway, g.RouterID, record{Gateway: &g})
+	}
+	for _, f := range s.FloatingIPs {
+		put(kindFloating, f.ID, record{FloatingIP: &f})
+	}
+	for _, o := range slices.Backward(stands) {
+		if !want[o.Kind+" "+o.ID] {
+			w.drop(o.Kind, o.ID)
+		}
+	}
+	return len(stands), err
+}
+
+func supported(s qos.State) error {
+	for _, p := range s.Ports {
+		if p.Uplink != "" {
+			return refuse("guarantees", "port "+p.ID)
+		}
+	}
+	for _, u := range s.Uplinks {
+		return refuse("guarantees", "uplink "+u.Name)
+	}
+	return nil
+}
+
+// Sync implements [qos.Backend].
+func (b *Backend) Sync(ctx context.Context, s qos.State, o vnet.SyncOptions) error {
+	s = b.here(s)
+	if err := supported(s); err != nil {
+		return err
+	}
+	have, err := b.meters(ctx)
+	if err != nil {
+		return err
+	}
+	return b.submit(ctx, func(w *writer) error {
+		w.have = have
+		existing, err := w.all(s)
+		if err != nil {
+			return err
+		}
+		return o.Check(w.tx.Changes(), existing)
+	})
+}
+
+// Plan implements [qos.Backend].
+func (b *Backend) Plan(ctx context.Context, s qos.State) (vnet.Plan, error) {
+	s = b.here(s)
+	if err := errors.Join(ctx.Err(), supported(s)); err != nil {
+		return vnet.Plan{}, err
+	}
+	have, err := b.meters(ctx)
+	if err != nil {
+		return vnet.Plan{}, err
+	}
+	return b.t.Plan(ctx, vnet.PartQoS, func(tx *ovs.Tx) error {
+		_, err := (&writer{tx: tx, have: have}).all(s)
+		return err
+	})
+}
+
+func (b *Backend) meters(ctx context.Context) (map[uint32]of.MeterConfig, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	list, err := b.s.Meters(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := map[uint32]of.MeterConfig{}
+	for _, m := range list {
+		out[m.ID] = m
+	}
+	return out, nil
+}
+
+// Health implements [qos.Backend].
+func (b *Backend) Health(ctx context.Context) vnet.Health { return b.s.Health(ctx) }
+
+// Features implements [qos.Backend].
+func (b *Backend) Features(context.Context) qos.Features {
+	all := qos.Abilities{EgressBandwidth: true, IngressBandwidth: true, EgressPacketRate: true, IngressPacketRate: true, DSCP: true}
+	return qos.Features{Port: all, Gateway: all, FloatingIP: all, Mechanism: "OpenFlow meters",
+		Missing: map[string]string{"guarantees": needQueues, "tunnel guarantees": needQueues},
+		Limits: []string{
+			"ARP and neighbour discovery are not limited.",
+			"A port of the external network on the gateway's own host that sends to the gateway is held to the gateway's limit, and not to its own.",
+			"What is over a limit is dropped at once: TCP needs a burst, as the default is.",
+		}}
+}
