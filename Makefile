@@ -22,8 +22,8 @@ build:
 
 cloud: build
 	@[ $(BACKEND) = linux ] || sh tools/deps.sh $(BACKEND)
-	@bin/cloud up -f examples/cloud/topology.yaml --backend $(BACKEND); s=$$?; \
-	if [ -n "$(KEEP)" ]; then echo "kept: bin/cloud status, bin/cloud exec VM -- CMD, bin/cloud down"; \
+	@bin/cloud up -f examples/cloud/topology.yaml --backend $(BACKEND) && bin/cloud limits; s=$$?; \
+	if [ -n "$(KEEP)" ]; then echo "kept: bin/cloud status, bin/cloud limits, bin/cloud exec VM -- CMD, bin/cloud down"; \
 	else bin/cloud down || s=$$?; fi; exit $$s
 
 test: deps

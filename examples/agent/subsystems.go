@@ -16,16 +16,18 @@ import (
 	"github.com/vnet-go/vnet/examples/internal/topology"
 	"github.com/vnet-go/vnet/metadata"
 	"github.com/vnet-go/vnet/overlay"
+	"github.com/vnet-go/vnet/qos"
 	"github.com/vnet-go/vnet/router"
 	"github.com/vnet-go/vnet/secgroup"
 )
 
 // This file knows the contracts and no backend; the wire_*.go files choose those.
 
-// subsystems are the five services of this host.
+// subsystems are the six services of this host.
 type subsystems struct {
 	overlay  *overlay.Fabric
 	secgroup *secgroup.Enforcer
+	qos      *qos.Shaper
 	router   *router.Service
 	dhcp     *dhcp.Service
 	metadata *metadata.Service
@@ -74,7 +76,7 @@ type step struct {
 	add func(context.Context, *subsystems, *topology.States) error
 }
 
-// service is what all five have, over the states of their own.
+// service is what all six have, over the states of their own.
 type service[S any] interface {
 	Plan(context.Context, S) (vnet.Plan, error)
 	Sync(context.Context, S, vnet.SyncOptions) error
@@ -111,6 +113,11 @@ var steps = []step{
 		func(ctx context.Context, s *subsystems, w secgroup.State) error {
 			return errors.Join(each(ctx, w.AddressGroups, s.secgroup.EnsureAddressGroup), each(ctx, w.Groups, s.secgroup.EnsureGroup), each(ctx, w.Ports, s.secgroup.EnsurePort))
 		}),
+	stepOf("qos", func(s *subsystems) service[qos.State] { return s.qos }, func(w *topology.States) qos.State { return w.QoS },
+		func(w qos.State) int { return len(w.Ports) + len(w.Gateways) + len(w.FloatingIPs) + len(w.Uplinks) }, qos.Diff,
+		func(ctx context.Context, s *subsystems, w qos.State) error {
+			return errors.Join(each(ctx, w.Uplinks, s.qos.EnsureUplink), each(ctx, w.Ports, s.qos.EnsurePort), each(ctx, w.Gateways, s.qos.EnsureGateway), each(ctx, w.FloatingIPs, s.qos.EnsureFloatingIP))
+		}),
 	stepOf("router", func(s *subsystems) service[router.State] { return s.router }, func(w *topology.States) router.State { return w.Router },
 		func(w router.State) int { return len(w.Routers) + len(w.FloatingIPs) + len(w.PortForwards) }, router.Diff,
 		func(ctx context.Context, s *subsystems, w router.State) error {
@@ -140,25 +147,29 @@ func each[T any](ctx context.Context, all []T, f func(context.Context, T) error)
 
 // servers are what needs this process while it works.
 func (s *subsystems) servers() map[string]func(context.Context) error {
-	return map[string]func(context.Context) error{"router": s.router.Serve, "dhcp": s.dhcp.Serve, "metadata": s.metadata.Serve}
+	all := map[string]func(context.Context) error{"router": s.router.Serve, "dhcp": s.dhcp.Serve, "metadata": s.metadata.Serve}
+	if r, ok := s.qos.Backend().(qos.Runner); ok {
+		all["qos"] = r.Serve
+	}
+	return all
 }
 
 // health is what the subsystems say of themselves.
 func (s *subsystems) health(ctx context.Context) map[string]vnet.Health {
-	return map[string]vnet.Health{"overlay": s.overlay.Health(ctx), "secgroup": s.secgroup.Health(ctx), "router": s.router.Health(ctx),
+	return map[string]vnet.Health{"overlay": s.overlay.Health(ctx), "secgroup": s.secgroup.Health(ctx), "qos": s.qos.Health(ctx), "router": s.router.Health(ctx),
 		"dhcp": s.dhcp.Health(ctx), "metadata": s.metadata.Health(ctx)}
 }
 
 // errKind: nothing is known of the kind of thing.
-var errKind = errors.New("kinds are network, port, group, rule, addressgroup, router, floatingip, portforward, scope, reservation, endpoint")
+var errKind = errors.New("kinds are network, port, group, rule, addressgroup, router, floatingip, portforward, scope, reservation, endpoint, gateway, uplink")
 
 // explain asks the subsystems that know things of that kind.
 func (s *subsystems) explain(ctx context.Context, kind, id string) ([]vnet.Explanation, error) {
 	type ask = func(context.Context, string, string) (vnet.Explanation, error)
 	asks := map[string][]ask{
-		"network": {s.overlay.Explain, s.dhcp.Explain}, "port": {s.overlay.Explain, s.secgroup.Explain},
+		"network": {s.overlay.Explain, s.dhcp.Explain}, "port": {s.overlay.Explain, s.secgroup.Explain, s.qos.Explain},
 		"group": {s.secgroup.Explain}, "rule": {s.secgroup.Explain}, "addressgroup": {s.secgroup.Explain},
-		"router": {s.router.Explain}, "floatingip": {s.router.Explain}, "portforward": {s.router.Explain},
+		"router": {s.router.Explain}, "floatingip": {s.router.Explain, s.qos.Explain}, "gateway": {s.qos.Explain}, "uplink": {s.qos.Explain}, "portforward": {s.router.Explain},
 		"scope": {s.dhcp.Explain}, "reservation": {s.dhcp.Explain}, "endpoint": {s.metadata.Explain},
 	}[kind]
 	if asks == nil {
@@ -184,13 +195,14 @@ func (s *subsystems) explain(ctx context.Context, kind, id string) ([]vnet.Expla
 }
 
 // services are the concrete types over backends.
-func services(ob overlay.Backend, sb secgroup.Backend, rb router.Backend, db dhcp.Backend, mb metadata.Backend) (*subsystems, error) {
+func services(ob overlay.Backend, sb secgroup.Backend, qb qos.Backend, rb router.Backend, db dhcp.Backend, mb metadata.Backend) (*subsystems, error) {
 	var s subsystems
-	var errs [5]error
+	var errs [6]error
 	s.overlay, errs[0] = overlay.New(ob, nil)
 	s.secgroup, errs[1] = secgroup.New(sb, nil)
 	s.router, errs[2] = router.New(rb, nil)
 	s.dhcp, errs[3] = dhcp.New(db, nil)
 	s.metadata, errs[4] = metadata.New(mb, nil)
+	s.qos, errs[5] = qos.New(qb, nil)
 	return &s, errors.Join(errs[:]...)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/vnet-go/vnet/metadata"
 	"github.com/vnet-go/vnet/metadata/linuxmetadata"
 	"github.com/vnet-go/vnet/overlay/linuxoverlay"
+	"github.com/vnet-go/vnet/qos/tcqos"
 	"github.com/vnet-go/vnet/router/linuxrouter"
 	"github.com/vnet-go/vnet/secgroup/nftsecgroup"
 )
@@ -35,10 +36,11 @@ func wireLinux(ctx context.Context, o hostOptions) (_ *subsystems, err error) {
 	db, err4 := linuxdhcp.New(h, &linuxdhcp.Options{Leases: o.leases, Metrics: o.metrics})
 	mb, err5 := linuxmetadata.New(h, &linuxmetadata.Options{Instances: o.instances, Metrics: o.metrics,
 		Server: metadata.ServerOptions{Tokens: o.tokens}})
-	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+	qb, err6 := tcqos.New(h, nil)
+	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
 		return nil, err
 	}
-	s, err := services(ob, sb, rb, db, mb)
+	s, err := services(ob, sb, qb, rb, db, mb)
 	if err != nil {
 		return nil, err
 	}

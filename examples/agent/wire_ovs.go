@@ -10,6 +10,7 @@ import (
 	"github.com/vnet-go/vnet/metadata/ovsmetadata"
 	"github.com/vnet-go/vnet/overlay/ovsoverlay"
 	"github.com/vnet-go/vnet/ovs"
+	"github.com/vnet-go/vnet/qos/ovsqos"
 	"github.com/vnet-go/vnet/router/ovsrouter"
 	"github.com/vnet-go/vnet/secgroup/ovssecgroup"
 )
@@ -41,10 +42,11 @@ func wireOVS(ctx context.Context, o hostOptions) (_ *subsystems, err error) {
 	rb, err3 := ovsrouter.New(sw, nil)
 	db, err4 := ovsdhcp.New(sw, &ovsdhcp.Options{Leases: o.leases, Metrics: o.metrics})
 	mb, err5 := ovsmetadata.New(sw, h, &ovsmetadata.Options{Instances: o.instances, Metrics: o.metrics, Server: metadata.ServerOptions{Tokens: o.tokens}})
-	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+	qb, err6 := ovsqos.New(sw, nil)
+	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
 		return nil, err
 	}
-	s, err := services(ob, sb, rb, db, mb)
+	s, err := services(ob, sb, qb, rb, db, mb)
 	if err != nil {
 		return nil, err
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/vnet-go/vnet/examples/internal/machine"
 	"github.com/vnet-go/vnet/examples/internal/matrix"
 	"github.com/vnet-go/vnet/examples/internal/topology"
+	"github.com/vnet-go/vnet/qos"
 )
 
 // Files in a cloud's state directory.
@@ -92,6 +93,7 @@ func agentMain(ctx context.Context, dir, name string) error {
 	mux.HandleFunc("GET /explain", a.handleExplain)
 	mux.HandleFunc("POST /explain-packet", a.handleExplainPacket)
 	mux.HandleFunc("POST /trace", a.handleTrace)
+	mux.HandleFunc("GET /limits", a.handleLimits)
 	mux.HandleFunc("GET /status", a.handleStatus)
 	srv := &http.Server{Handler: mux, BaseContext: func(net.Listener) context.Context { return ctx }}
 	context.AfterFunc(ctx, func() { srv.Close() })
@@ -183,9 +185,16 @@ func openSite(ctx context.Context, m *machine.Machine, t *topology.Cloud, h topo
 			}
 		}
 		o.OVS, o.Peers = m.OVS(h.Name), t.TunnelEnds()
+		o.Uplinks = map[string]string{qos.Tunnelled: machine.UnderlayDevice}
+		for _, p := range h.PhysicalNets {
+			o.Uplinks[p] = machine.PhysicalDevice(p)
+		}
 	}
 	if p.Central != nil {
 		o.OVN = m.OVN(h.Name)
+		for _, x := range t.Hosts {
+			o.Bridges = append(o.Bridges, "unix:"+filepath.Join(m.OVS(x.Name).RunDir, "br-int.mgmt"))
+		}
 	}
 	s, err := wire(ctx, o)
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/vnet-go/vnet/examples/internal/topology"
 	"github.com/vnet-go/vnet/metadata"
 	"github.com/vnet-go/vnet/overlay"
+	"github.com/vnet-go/vnet/qos"
 	"github.com/vnet-go/vnet/router"
 	"github.com/vnet-go/vnet/secgroup"
 )
@@ -24,11 +25,12 @@ import (
 // This file knows the contracts and no backend: it is what stays the same
 // whatever carries the cloud. The wire_*.go files choose what does.
 
-// Subsystems are the five services of one site: of a host, where backends run
+// Subsystems are the six services of one site: of a host, where backends run
 // on every host, or of the whole cloud, where one backend writes for all.
 type Subsystems struct {
 	Overlay  *overlay.Fabric
 	SecGroup *secgroup.Enforcer
+	QoS      *qos.Shaper
 	Router   *router.Service
 	DHCP     *dhcp.Service
 	Metadata *metadata.Service
@@ -95,6 +97,10 @@ type SiteOptions struct {
 
 	OVN machine.OVNEndpoints
 	OVS machine.OVSEndpoint // a host's
+	// Bridges are the management sockets of the integration bridges of all hosts,
+	// which a central backend asks what limits have counted.
+	Bridges []string
+	Uplinks map[string]string // a host's uplinks (see qos.Uplink) -> device
 }
 
 // step is one subsystem's part in the order of making: what connects comes
@@ -119,6 +125,13 @@ var steps = []step{
 		},
 		func(ctx context.Context, s *Subsystems, w topology.States, o vnet.SyncOptions) error {
 			return s.SecGroup.Sync(ctx, w.SecGroup, o)
+		}},
+	{"limits",
+		func(ctx context.Context, s *Subsystems, w topology.States) (vnet.Plan, error) {
+			return s.QoS.Plan(ctx, enforceable(w.QoS, s.QoS.Features(ctx)))
+		},
+		func(ctx context.Context, s *Subsystems, w topology.States, o vnet.SyncOptions) error {
+			return s.QoS.Sync(ctx, enforceable(w.QoS, s.QoS.Features(ctx)), o)
 		}},
 	{"routers",
 		func(ctx context.Context, s *Subsystems, w topology.States) (vnet.Plan, error) {
@@ -230,7 +243,7 @@ func syncAll(ctx context.Context, sites map[string]*Subsystems, t, old *topology
 			return fmt.Errorf("%s: %w", st.name, err)
 		}
 		told(st.name, time.Since(begin))
-		if i == 1 { // filtered before connected
+		if i == 2 { // filtered and limited before connected
 			begin = time.Now()
 			if err := plug(ctx, sites, t, vmNS); err != nil {
 				return err
@@ -334,6 +347,11 @@ func (s *Subsystems) serve(ctx context.Context, log *slog.Logger) *sync.WaitGrou
 	if s.Holds != nothing {
 		servers = map[string]func(context.Context) error{"router": s.Router.Serve, "dhcp": s.DHCP.Serve, "metadata": s.Metadata.Serve}
 	}
+	if s.QoS != nil {
+		if r, ok := s.QoS.Backend().(qos.Runner); ok {
+			servers["limits"] = r.Serve
+		}
+	}
 	if s.Serve != nil {
 		servers["host"] = s.Serve
 	}
@@ -358,9 +376,9 @@ func (s *Subsystems) serve(ctx context.Context, log *slog.Logger) *sync.WaitGrou
 // explain asks the subsystem that knows things of that kind.
 func (s *Subsystems) explain(ctx context.Context, kind, id string) ([]vnet.Explanation, error) {
 	ask := map[string][]func(context.Context, string, string) (vnet.Explanation, error){
-		"network": {s.Overlay.Explain}, "port": {s.Overlay.Explain, s.SecGroup.Explain},
+		"network": {s.Overlay.Explain}, "port": {s.Overlay.Explain, s.SecGroup.Explain, s.limits},
 		"group": {s.SecGroup.Explain}, "rule": {s.SecGroup.Explain}, "addressgroup": {s.SecGroup.Explain},
-		"router": {s.Router.Explain}, "floatingip": {s.Router.Explain}, "portforward": {s.Router.Explain},
+		"router": {s.Router.Explain, s.limits}, "floatingip": {s.Router.Explain, s.limits}, "portforward": {s.Router.Explain},
 		"scope": {s.DHCP.Explain}, "reservation": {s.DHCP.Explain}, "endpoint": {s.Metadata.Explain},
 	}[kind]
 	if ask == nil {
@@ -380,12 +398,36 @@ func (s *Subsystems) explain(ctx context.Context, kind, id string) ([]vnet.Expla
 	return out, nil
 }
 
+// limits says what limits a thing; a router is limited at its gateway.
+func (s *Subsystems) limits(ctx context.Context, kind, id string) (vnet.Explanation, error) {
+	if kind == "router" {
+		kind = "gateway"
+	}
+	return s.QoS.Explain(ctx, kind, id)
+}
+
+// enforceable leaves of guarantees what the platform can keep; the rest is
+// promised only, by the ledger (cloud limits says so).
+func enforceable(x qos.State, f qos.Features) qos.State {
+	keeps := func(uplink string) bool {
+		return uplink == qos.Tunnelled && f.TunnelGuarantees || uplink != qos.Tunnelled && f.Guarantees
+	}
+	x.Uplinks = slices.DeleteFunc(slices.Clone(x.Uplinks), func(u qos.Uplink) bool { return !keeps(u.Name) })
+	x.Ports = slices.Clone(x.Ports)
+	for i := range x.Ports {
+		if !keeps(x.Ports[i].Uplink) {
+			x.Ports[i].Uplink = ""
+		}
+	}
+	return x
+}
+
 // health is what the subsystems of a site say of themselves.
 func (s *Subsystems) health(ctx context.Context) map[string]vnet.Health {
 	if s.Holds == nothing {
 		return map[string]vnet.Health{"overlay": s.Overlay.Health(ctx)}
 	}
-	return map[string]vnet.Health{"overlay": s.Overlay.Health(ctx), "secgroup": s.SecGroup.Health(ctx), "router": s.Router.Health(ctx),
+	return map[string]vnet.Health{"overlay": s.Overlay.Health(ctx), "secgroup": s.SecGroup.Health(ctx), "qos": s.QoS.Health(ctx), "router": s.Router.Health(ctx),
 		"dhcp": s.DHCP.Health(ctx), "metadata": s.Metadata.Health(ctx)}
 }
 

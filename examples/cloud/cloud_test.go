@@ -631,3 +631,30 @@ func TestExitStatus(t *testing.T) {
 		assert.Equal(t, tt.want, got, "cloud %s", strings.Join(tt.args, " "))
 	}
 }
+
+// TestLimits: what the topology limits is limited, on every backend, and
+// measured by the machines.
+func TestLimits(t *testing.T) {
+	lab.Need(t, "ovs-vswitchd", "ovn-northd", "ovn-controller")
+	for _, backend := range topology.Backends {
+		t.Run(backend, func(t *testing.T) {
+			c := newCloud(t, "topology.yaml")
+			c.backend = backend
+			c.up()
+			var taken []matrix.Taken
+			require.NoError(t, json.Unmarshal([]byte(c.must("limits", "--name", c.name, "--json")), &taken))
+			require.Len(t, taken, 6)
+			for _, x := range taken {
+				what := fmt.Sprintf("%s %s %s", x.Limit.Kind, x.Limit.ID, x.Limit.Direction)
+				require.NotEmpty(t, x.From, what)
+				require.Empty(t, x.Seen.Note, what)
+				assert.Less(t, x.Seen.Kbps, 1.25*float64(x.Least.Kbps), what)
+				assert.Greater(t, x.Seen.Kbps, 0.4*float64(x.Least.Kbps), "TCP through %s", what)
+				require.NotNil(t, x.Counted, what)
+				assert.NotZero(t, x.Counted.Passed.Packets, what)
+			}
+			text := c.must("explain", "--name", c.name, "port", "web2-port")
+			assert.Contains(t, text, "10000")
+		})
+	}
+}

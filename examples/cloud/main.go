@@ -28,6 +28,7 @@ const usage = `usage: cloud COMMAND [flags] [arguments]
   up -f FILE        make the cloud, or bring it in line with the file
   plan -f FILE      say what up would do
   status            what runs, with leases and metadata
+  limits            what ports, gateways and floating IPs may do, measured
   matrix            who reaches whom, seen beside what the model says
   explain WHAT ...  what carries a thing, or what decides over a packet:
                     port NAME, network NAME, router NAME, floatingip NAME,
@@ -40,7 +41,7 @@ const usage = `usage: cloud COMMAND [flags] [arguments]
 
 flags: --json          print for programs
        --name NAME     which cloud, when several are up
-       --backend NAME  what carries it: linux (as it is by default) or ovn
+       --backend NAME  what carries it: linux (as it is by default), ovn or ovs
        --client NAME   DHCP client the machines boot with: builtin, udhcpc, dhclient, dhcpcd
        --force         delete as much as it takes (up)
        --state-dir DIR where clouds keep their state (default /run/vnet-cloud)
@@ -104,7 +105,7 @@ func run(ctx context.Context, args []string) error {
 		return vm.Hook(args[0], args[1:])
 	}
 	commands := map[string]func(*cli, context.Context) error{
-		"up": (*cli).up, "plan": (*cli).plan, "status": (*cli).status, "matrix": (*cli).matrix, "explain": (*cli).explain,
+		"up": (*cli).up, "plan": (*cli).plan, "status": (*cli).status, "limits": (*cli).limits, "matrix": (*cli).matrix, "explain": (*cli).explain,
 		"graph": (*cli).graph, "exec": (*cli).exec, "schema": (*cli).schema, "down": (*cli).down,
 	}
 	f, ok := commands[cmd]

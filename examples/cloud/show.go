@@ -96,6 +96,7 @@ func built(w io.Writer, t *topology.Cloud) {
 			add(f.ID, fmt.Sprintf("%s %s:%s", f.Protocol, f.ExternalIP, ports(f.ExternalPort)), fmt.Sprintf("to %s:%s", f.InternalIP, ports(f.InternalPort)), "by "+f.RouterID)
 		}
 	})
+	promised(w, t)
 }
 
 func prefixes(i router.Interface) string {

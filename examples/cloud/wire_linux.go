@@ -11,6 +11,8 @@ import (
 	"github.com/vnet-go/vnet/metadata/linuxmetadata"
 	"github.com/vnet-go/vnet/overlay"
 	"github.com/vnet-go/vnet/overlay/linuxoverlay"
+	"github.com/vnet-go/vnet/qos"
+	"github.com/vnet-go/vnet/qos/tcqos"
 	"github.com/vnet-go/vnet/router"
 	"github.com/vnet-go/vnet/router/linuxrouter"
 	"github.com/vnet-go/vnet/secgroup"
@@ -34,7 +36,8 @@ func wireLinux(ctx context.Context, o SiteOptions) (_ *Subsystems, err error) {
 	rb, err3 := linuxrouter.New(h, nil)
 	db, err4 := linuxdhcp.New(h, nil)
 	mb, err5 := linuxmetadata.New(h, &linuxmetadata.Options{Instances: o.Instances})
-	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+	qb, err6 := tcqos.New(h, nil)
+	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
 		return nil, err
 	}
 	s := &Subsystems{Close: h.Close}
@@ -43,5 +46,6 @@ func wireLinux(ctx context.Context, o SiteOptions) (_ *Subsystems, err error) {
 	s.Router, err3 = router.New(rb, nil)
 	s.DHCP, err4 = dhcp.New(db, nil)
 	s.Metadata, err5 = metadata.New(mb, nil)
-	return s, errors.Join(err1, err2, err3, err4, err5)
+	s.QoS, err6 = qos.New(qb, nil)
+	return s, errors.Join(err1, err2, err3, err4, err5, err6)
 }

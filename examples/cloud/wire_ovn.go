@@ -15,6 +15,8 @@ import (
 	"github.com/vnet-go/vnet/overlay"
 	"github.com/vnet-go/vnet/overlay/ovnoverlay"
 	"github.com/vnet-go/vnet/ovn"
+	"github.com/vnet-go/vnet/qos"
+	"github.com/vnet-go/vnet/qos/ovnqos"
 	"github.com/vnet-go/vnet/router"
 	"github.com/vnet-go/vnet/router/ovnrouter"
 	"github.com/vnet-go/vnet/secgroup"
@@ -44,7 +46,17 @@ func wireOVN(ctx context.Context, o SiteOptions) (_ *Subsystems, err error) {
 	rb, err3 := ovnrouter.New(c, nil)
 	db, err4 := ovndhcp.New(c, nil)
 	mb, err5 := ovnmetadata.New(c, nil)
-	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+	qb, err6 := ovnqos.New(c, &ovnqos.Options{Shares: true, Meters: func(ctx context.Context) (all []ovnqos.Meter, err error) {
+		for _, b := range o.Bridges {
+			m, err := ovnqos.Meters(ctx, b)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, m...)
+		}
+		return all, nil
+	}})
+	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
 		return nil, err
 	}
 	s := &Subsystems{Holds: all, Close: c.Close}
@@ -53,10 +65,12 @@ func wireOVN(ctx context.Context, o SiteOptions) (_ *Subsystems, err error) {
 	s.Router, err3 = router.New(rb, nil)
 	s.DHCP, err4 = dhcp.New(db, nil)
 	s.Metadata, err5 = metadata.New(mb, nil)
-	return s, errors.Join(err1, err2, err3, err4, err5)
+	s.QoS, err6 = qos.New(qb, nil)
+	return s, errors.Join(err1, err2, err3, err4, err5, err6)
 }
 
-// wireChassis opens one hypervisor: it plugs, and serves metadata.
+// wireChassis opens one hypervisor: it plugs, serves metadata, and
+// keeps what ports were promised.
 func wireChassis(ctx context.Context, o SiteOptions) (_ *Subsystems, err error) {
 	s := &Subsystems{Holds: nothing}
 	var closers []func() error
@@ -90,20 +104,23 @@ func wireChassis(ctx context.Context, o SiteOptions) (_ *Subsystems, err error) 
 	p, err1 := ovnoverlay.NewPlugger(c, ch)
 	b, err2 := ovnoverlay.New(c, nil)
 	a, err3 := ovnmetadata.NewAgent(c, ch, h, &ovnmetadata.AgentOptions{Instances: o.Instances, Logger: o.Log})
-	if err := errors.Join(err1, err2, err3); err != nil {
+	q, err4 := ovnqos.NewShares(c, o.Name, &ovnqos.SharesOptions{Devices: o.Uplinks, Netns: o.Netns, Logger: o.Log})
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return nil, err
 	}
+	closers = append(closers, q.Close)
 	s.Serve = func(ctx context.Context) error {
 		var wg sync.WaitGroup
-		var err1, err2 error
+		var err1, err2, err3 error
 		ctx, cancel := context.WithCancel(ctx)
 		wg.Go(func() { defer cancel(); err1 = a.Serve(ctx) })
+		wg.Go(func() { defer cancel(); err3 = q.Serve(ctx) })
 		wg.Go(func() {
 			defer cancel()
 			err2 = p.Serve(ctx, &ovnoverlay.ServeOptions{Grace: 3 * time.Second, Logger: o.Log})
 		})
 		wg.Wait()
-		return errors.Join(err1, err2)
+		return errors.Join(err1, err2, err3)
 	}
 	s.Overlay, err = overlay.New(b, &overlay.Options{Plugger: p})
 	return s, err

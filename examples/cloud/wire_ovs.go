@@ -15,6 +15,8 @@ import (
 	"github.com/vnet-go/vnet/overlay"
 	"github.com/vnet-go/vnet/overlay/ovsoverlay"
 	"github.com/vnet-go/vnet/ovs"
+	"github.com/vnet-go/vnet/qos"
+	"github.com/vnet-go/vnet/qos/ovsqos"
 	"github.com/vnet-go/vnet/router"
 	"github.com/vnet-go/vnet/router/ovsrouter"
 	"github.com/vnet-go/vnet/secgroup"
@@ -47,7 +49,8 @@ func wireOVS(ctx context.Context, o SiteOptions) (_ *Subsystems, err error) {
 	rb, err3 := ovsrouter.New(sw, nil)
 	db, err4 := ovsdhcp.New(sw, nil)
 	mb, err5 := ovsmetadata.New(sw, h, &ovsmetadata.Options{Instances: o.Instances})
-	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+	qb, err6 := ovsqos.New(sw, nil)
+	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
 		return nil, err
 	}
 	trace := func(ctx context.Context, portID, flow string) (string, error) {
@@ -66,7 +69,8 @@ func wireOVS(ctx context.Context, o SiteOptions) (_ *Subsystems, err error) {
 	s.Router, err3 = router.New(rb, nil)
 	s.DHCP, err4 = dhcp.New(db, nil)
 	s.Metadata, err5 = metadata.New(mb, nil)
-	return s, errors.Join(err1, err2, err3, err4, err5)
+	s.QoS, err6 = qos.New(qb, nil)
+	return s, errors.Join(err1, err2, err3, err4, err5, err6)
 }
 
 // onRestart calls again when a host's switch has been started anew, until ctx

@@ -32,6 +32,7 @@ func (s *State) Validate() error {
 		vnet.In("router", s.Router.Validate()),
 		vnet.In("dhcp", s.DHCP.Validate()),
 		vnet.In("metadata", s.Metadata.Validate()),
+		vnet.In("qos", s.QoS.Validate()),
 	}
 	ports, at := map[string]bool{}, map[string]int{}
 	for _, p := range s.Overlay.Ports {

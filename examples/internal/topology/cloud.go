@@ -7,6 +7,7 @@ import (
 	"github.com/vnet-go/vnet/dhcp"
 	"github.com/vnet-go/vnet/metadata"
 	"github.com/vnet-go/vnet/overlay"
+	"github.com/vnet-go/vnet/qos"
 	"github.com/vnet-go/vnet/router"
 	"github.com/vnet-go/vnet/secgroup"
 )
@@ -49,14 +50,16 @@ type States struct {
 	Router   router.State   `json:"router"`
 	DHCP     dhcp.State     `json:"dhcp"`
 	Metadata metadata.State `json:"metadata"`
+	QoS      qos.State      `json:"qos"`
 }
 
 // CloudHost is one hypervisor and what its backends are told.
 type CloudHost struct {
-	Name         string     `json:"name"`
-	LocalIP      netip.Addr `json:"local_ip"`
-	PhysicalNets []string   `json:"physical_networks"`
-	States       States     `json:"states"`
+	Name         string      `json:"name"`
+	LocalIP      netip.Addr  `json:"local_ip"`
+	PhysicalNets []string    `json:"physical_networks"`
+	Bandwidths   []Bandwidth `json:"bandwidths,omitempty"`
+	States       States      `json:"states"`
 }
 
 // VM is one server.

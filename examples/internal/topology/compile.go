@@ -177,6 +177,7 @@ func (b *builder) build() *Cloud {
 	b.makePorts()
 	b.makeServers()
 	b.makeFloatingIPs()
+	b.makeQoS()
 	b.makeOutside()
 	b.makeDHCP()
 	b.makeProbe()
@@ -195,7 +196,7 @@ func (b *builder) build() *Cloud {
 func (b *builder) accept() {
 	s := &b.c.All
 	b.contract("", s.Router.Validate())
-	for part, v := range map[string]interface{ Validate() error }{"overlay": s.Overlay, "secgroup": s.SecGroup, "dhcp": s.DHCP, "metadata": s.Metadata} {
+	for part, v := range map[string]interface{ Validate() error }{"overlay": s.Overlay, "secgroup": s.SecGroup, "dhcp": s.DHCP, "metadata": s.Metadata, "qos": s.QoS} {
 		b.contract(part, v.Validate())
 	}
 }
@@ -247,7 +248,7 @@ func (b *builder) hosts() {
 		if !label.MatchString(h.Name) {
 			b.bad(path+".name", "%q must be lower-case letters, digits and hyphens", h.Name)
 		}
-		ch := CloudHost{Name: h.Name, LocalIP: h.LocalIP, PhysicalNets: c.PhysicalNets}
+		ch := CloudHost{Name: h.Name, LocalIP: h.LocalIP, PhysicalNets: c.PhysicalNets, Bandwidths: h.Bandwidths}
 		if !ch.LocalIP.IsValid() {
 			for used[next] != "" {
 				next = next.Next()
@@ -259,6 +260,17 @@ func (b *builder) hosts() {
 			for j, p := range h.PhysicalNets {
 				b.known("physical network", p, fmt.Sprintf("%s.physical_networks[%d]", path, j))
 			}
+		}
+		ways := map[string]bool{}
+		for j, w := range h.Bandwidths {
+			wp := fmt.Sprintf("%s.bandwidths[%d]", path, j)
+			switch {
+			case ways[w.PhysicalNW]:
+				b.bad(wp, "there is another of the same")
+			case w.PhysicalNW != "" && b.known("physical network", w.PhysicalNW, wp+".physical_network") && !slices.Contains(ch.PhysicalNets, w.PhysicalNW):
+				b.bad(wp+".physical_network", "the host is not cabled to %q", w.PhysicalNW)
+			}
+			ways[w.PhysicalNW] = true
 		}
 		c.Hosts = append(c.Hosts, ch)
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"reflect"
 	"regexp"
@@ -197,13 +198,20 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) {
 			return
 		}
 		v.SetInt(int64(i))
-	case t.Kind() == reflect.Uint16:
-		u, err := strconv.ParseUint(n.Value, 10, 16)
+	case t.Kind() >= reflect.Uint8 && t.Kind() <= reflect.Uint32:
+		u, err := strconv.ParseUint(n.Value, 10, t.Bits())
 		if err != nil {
-			d.bad(path, "%q is not a number from 0 to 65535", n.Value)
+			d.bad(path, "%q is not a number from 0 to %d", n.Value, uint64(1)<<t.Bits()-1)
 			return
 		}
 		v.SetUint(u)
+	case t.Kind() == reflect.Float64:
+		f, err := strconv.ParseFloat(n.Value, 64)
+		if err != nil || math.IsNaN(f) || math.IsInf(f, 0) {
+			d.bad(path, "%q is not a number", n.Value)
+			return
+		}
+		v.SetFloat(f)
 	default:
 		panic("topology: no decoder for " + t.String())
 	}

@@ -20,6 +20,7 @@ type File struct {
 	Keypairs       []Keypair         `yaml:"keypairs" doc:"SSH public keys by name."`
 	Ports          []Port            `yaml:"ports" doc:"Ports that need more than a server's network entry says."`
 	Servers        []Server          `yaml:"servers" doc:"Virtual machines: network namespaces that boot as machines do."`
+	QoSPolicies    []QoSPolicy       `yaml:"qos_policies" doc:"What ports, gateways and floating IPs may send and be sent, and what they are promised."`
 	FloatingIPs    []FloatingIP      `yaml:"floatingips" doc:"Floating IPs, with the port forwardings of those that have some."`
 	OutsideServers []OutsideServer   `yaml:"outside_servers" doc:"Machines outside the cloud, on a provider network."`
 	Probe          Probe             `yaml:"probe" doc:"What the matrix of reachability probes beside ICMP echo."`
@@ -33,9 +34,17 @@ type Underlay struct {
 
 // Host is a hypervisor.
 type Host struct {
-	Name         string     `yaml:"name,required" doc:"Name of the host."`
-	LocalIP      netip.Addr `yaml:"local_ip" doc:"Its tunnel end in the underlay. Default: by its place in the list."`
-	PhysicalNets []string   `yaml:"physical_networks" doc:"Physical networks it is cabled to. Default: all."`
+	Name         string      `yaml:"name,required" doc:"Name of the host."`
+	LocalIP      netip.Addr  `yaml:"local_ip" doc:"Its tunnel end in the underlay. Default: by its place in the list."`
+	PhysicalNets []string    `yaml:"physical_networks" doc:"Physical networks it is cabled to. Default: all."`
+	Bandwidths   []Bandwidth `yaml:"bandwidths" doc:"What its ways out carry. Minimum bandwidths are promised of these, and of nothing else."`
+}
+
+// Bandwidth is what one way out of a host carries.
+type Bandwidth struct {
+	PhysicalNW  string `yaml:"physical_network" doc:"Physical network. Unset: the way of the tunnels."`
+	EgressKbps  uint32 `yaml:"egress_kbps" doc:"kbit/s out of the host. Unset: nothing is promised that way."`
+	IngressKbps uint32 `yaml:"ingress_kbps" doc:"kbit/s into the host. Unset: nothing is promised that way."`
 }
 
 // PhysicalNetwork is a layer 2 network outside the cloud.
@@ -54,6 +63,7 @@ type Network struct {
 	SegmentID  int      `yaml:"provider:segmentation_id" doc:"VLAN id or VNI. Default for vxlan: from the network's name."`
 	MTU        int      `yaml:"mtu" doc:"Bytes. Default: what the underlay leaves."`
 	DNSDomain  string   `yaml:"dns_domain" doc:"Domain of the servers' names."`
+	QoSPolicy  string   `yaml:"qos_policy_id" doc:"Policy of its ports, gateways and floating IPs that have none of their own."`
 	Flooding   Flooding `yaml:"flooding" doc:"Which frames without a known destination cross tunnels. Default: multicast; broadcast too where ports share an allowed address pair, or have a prefix of them."`
 	Subnets    []Subnet `yaml:"subnets,required" doc:"Ranges of addresses."`
 }
@@ -107,6 +117,7 @@ type GatewayInfo struct {
 	Network    string    `yaml:"network_id,required" doc:"External network."`
 	EnableSNAT *bool     `yaml:"enable_snat" doc:"Default true."`
 	FixedIPs   []FixedIP `yaml:"external_fixed_ips" doc:"Its addresses there. Default: one of each subnet."`
+	QoSPolicy  string    `yaml:"qos_policy_id" doc:"Policy of what passes there. Default: the external network's."`
 }
 
 // FixedIP is an address of a port.
@@ -166,6 +177,7 @@ type Port struct {
 	Groups       *[]string     `yaml:"security_groups" doc:"Default: the project's default group; [] is none, which is closed."`
 	Pairs        []AddressPair `yaml:"allowed_address_pairs" doc:"Further addresses it may use as its own."`
 	PortSecurity *bool         `yaml:"port_security_enabled" doc:"false: nothing is filtered. Default true."`
+	QoSPolicy    string        `yaml:"qos_policy_id" doc:"Default: its network's."`
 }
 
 // AddressPair is an allowed address pair.
@@ -198,12 +210,13 @@ type ServerNetwork struct {
 
 // FloatingIP is a Neutron floating IP.
 type FloatingIP struct {
-	Name     string           `yaml:"name,required" doc:"Name to call it by."`
-	Network  string           `yaml:"floating_network_id,required" doc:"External network."`
-	Address  netip.Addr       `yaml:"floating_ip_address" doc:"Default: one from the pool."`
-	Port     string           `yaml:"port_id" doc:"Port it leads to; a server's name stands for its first port."`
-	FixedIP  netip.Addr       `yaml:"fixed_ip_address" doc:"Which IPv4 address of the port. Default: the first."`
-	Forwards []PortForwarding `yaml:"port_forwardings" doc:"Instead of port_id: single ports lead to servers."`
+	Name      string           `yaml:"name,required" doc:"Name to call it by."`
+	Network   string           `yaml:"floating_network_id,required" doc:"External network."`
+	Address   netip.Addr       `yaml:"floating_ip_address" doc:"Default: one from the pool."`
+	Port      string           `yaml:"port_id" doc:"Port it leads to; a server's name stands for its first port."`
+	FixedIP   netip.Addr       `yaml:"fixed_ip_address" doc:"Which IPv4 address of the port. Default: the first."`
+	QoSPolicy string           `yaml:"qos_policy_id" doc:"Default: the external network's. Not together with port_forwardings."`
+	Forwards  []PortForwarding `yaml:"port_forwardings" doc:"Instead of port_id: single ports lead to servers."`
 }
 
 // PortForwarding is a Neutron port forwarding.
@@ -215,6 +228,26 @@ type PortForwarding struct {
 	InternalRange string     `yaml:"internal_port_range" doc:"Or a range of the same size."`
 	Port          string     `yaml:"internal_port_id,required" doc:"Port it leads to; a server's name stands for its first port."`
 	IP            netip.Addr `yaml:"internal_ip_address" doc:"Which IPv4 address of the port. Default: the first."`
+}
+
+// QoSPolicy is a Neutron QoS policy.
+type QoSPolicy struct {
+	Name    string    `yaml:"name,required" doc:"Name of the policy."`
+	Project string    `yaml:"project_id" doc:"Whose it is."`
+	Rules   []QoSRule `yaml:"rules,required" doc:"At most one of each type and direction."`
+}
+
+// QoSRule is one rule of a policy.
+type QoSRule struct {
+	Type         string  `yaml:"type,required" enum:"bandwidth_limit,packet_rate_limit,dscp_marking,minimum_bandwidth,minimum_packet_rate" doc:"What it limits, marks or promises."`
+	Direction    string  `yaml:"direction" enum:"ingress,egress,any" doc:"As the server sees it; any only of minimum_packet_rate. Default egress."`
+	MaxKbps      uint32  `yaml:"max_kbps" doc:"bandwidth_limit: kbit/s."`
+	MaxBurstKbit uint32  `yaml:"max_burst_kbps" doc:"bandwidth_limit: kbit, in spite of its name. Default: 80 % of a second at the limit."`
+	MaxKpps      float64 `yaml:"max_kpps" doc:"packet_rate_limit: thousands of packets a second."`
+	MaxBurstKpps float64 `yaml:"max_burst_kpps" doc:"packet_rate_limit: thousands of packets at once. Default: 80 % of a second at the limit."`
+	DSCPMark     *uint8  `yaml:"dscp_mark" doc:"dscp_marking: what goes into the IP header."`
+	MinKbps      uint32  `yaml:"min_kbps" doc:"minimum_bandwidth: kbit/s."`
+	MinKpps      float64 `yaml:"min_kpps" doc:"minimum_packet_rate: thousands of packets a second."`
 }
 
 // OutsideServer is a machine outside the cloud.

@@ -63,8 +63,10 @@ func schemaOf(t reflect.Type) map[string]any {
 		return map[string]any{"type": "boolean"}
 	case reflect.Int:
 		return map[string]any{"type": "integer"}
-	case reflect.Uint16:
-		return map[string]any{"type": "integer", "minimum": 0, "maximum": 65535}
+	case reflect.Uint8, reflect.Uint16, reflect.Uint32:
+		return map[string]any{"type": "integer", "minimum": 0, "maximum": uint64(1)<<t.Bits() - 1}
+	case reflect.Float64:
+		return map[string]any{"type": "number", "minimum": 0}
 	}
 	// A string may be written as a number: protocol 17, external_port_range 80:90 in YAML 1.1.
 	return map[string]any{"type": []string{"string", "integer"}}

@@ -56,6 +56,27 @@ func (b *builder) split() {
 				s.Router.FloatingIPs = append(s.Router.FloatingIPs, f)
 			}
 		}
+		shapes := c.All.QoS
+		for _, p := range shapes.Ports {
+			if p.Host == h.Name {
+				s.QoS.Ports = append(s.QoS.Ports, p)
+			}
+		}
+		for _, u := range shapes.Uplinks {
+			if u.Host == h.Name {
+				s.QoS.Uplinks = append(s.QoS.Uplinks, u)
+			}
+		}
+		for _, g := range shapes.Gateways {
+			if routers[g.RouterID] {
+				s.QoS.Gateways = append(s.QoS.Gateways, g)
+			}
+		}
+		for _, f := range shapes.FloatingIPs {
+			if routers[f.RouterID] {
+				s.QoS.FloatingIPs = append(s.QoS.FloatingIPs, f)
+			}
+		}
 		for _, f := range c.All.Router.PortForwards {
 			if routers[f.RouterID] {
 				s.Router.PortForwards = append(s.Router.PortForwards, f)

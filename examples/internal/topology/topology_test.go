@@ -79,7 +79,7 @@ func TestStatesAreValid(t *testing.T) {
 	for _, path := range files(t) {
 		c := parse(t, path)
 		for _, h := range c.Hosts {
-			for name, v := range map[string]any{"overlay": h.States.Overlay, "secgroup": h.States.SecGroup, "router": h.States.Router, "dhcp": h.States.DHCP, "metadata": h.States.Metadata} {
+			for name, v := range map[string]any{"overlay": h.States.Overlay, "secgroup": h.States.SecGroup, "router": h.States.Router, "dhcp": h.States.DHCP, "metadata": h.States.Metadata, "qos": h.States.QoS} {
 				if s, ok := v.(interface{ Validate() error }); ok {
 					assert.NoError(t, s.Validate(), "%s: %s of %s", path, name, h.Name)
 				}
@@ -223,6 +223,16 @@ func TestMistakes(t *testing.T) {
 		{"outside route", base + "outside_servers:\n  - {name: o, physical_network: p1, addresses: [203.0.113.9/24], routes: [{destination: 10.0.0.0/8, nexthop: 10.0.0.1}]} <-- is on no subnet that is attached"},
 		{"router on a host without the wire", strings.Replace(base, "{name: h2}", "{name: h2, physical_networks: []}", 1) + "  - name: r2\n    host: h2 <-- is not cabled to physical network \"p1\"\n    external_gateway_info: {network_id: ext}"},
 		{"server on a host without the wire", strings.Replace(base, "{name: h2}", "{name: h2, physical_networks: []}", 1) + "servers:\n  - name: w\n    host: h2 <-- is not cabled to physical network \"p1\"\n    networks: [{network: ext}]"},
+		{"no such policy", base + "ports:\n  - name: p\n    network_id: a\n    qos_policy_id: gold <-- there is no QoS policy \"gold\""},
+		{"policy rule twice", base + "qos_policies:\n  - name: q\n    rules:\n      - {type: bandwidth_limit, max_kbps: 1000}\n      - {type: bandwidth_limit, max_kbps: 2000, direction: egress} <-- there is another bandwidth_limit of direction egress"},
+		{"policy rule of another type", base + "qos_policies:\n  - name: q\n    rules: [{type: dscp_marking, dscp_mark: 8, max_kbps: 1}] <-- max_kbps: is not for dscp_marking"},
+		{"policy rule empty", base + "qos_policies:\n  - name: q\n    rules: [{type: bandwidth_limit}] <-- a bandwidth_limit needs max_kbps"},
+		{"policy contradicts itself", base + "qos_policies:\n  - name: q <-- min_kbps: \"2000\" is above max_kbps, 1000\n    rules: [{type: bandwidth_limit, max_kbps: 1000}, {type: minimum_bandwidth, min_kbps: 2000}]"},
+		{"policy burst", base + "qos_policies:\n  - name: q <-- max_burst_kbit: \"8\" is less than one frame\n    rules: [{type: bandwidth_limit, max_kbps: 1000, max_burst_kbps: 8}]"},
+		{"policy direction", base + "qos_policies:\n  - name: q\n    rules: [{type: bandwidth_limit, direction: any, max_kbps: 1000}] <-- any is for minimum_packet_rate only"},
+		{"mark of ingress", base + "qos_policies:\n  - name: q\n    rules: [{type: dscp_marking, direction: ingress, dscp_mark: 8}] <-- only what is sent is marked"},
+		{"policy of forwards", base + "servers: [{name: w, networks: [{network: a}]}]\nqos_policies: [{name: q, rules: []}]\nfloatingips:\n  - {name: f, floating_network_id: ext, qos_policy_id: q, port_forwardings: [{protocol: tcp, external_port: 1, internal_port: 1, internal_port_id: w}]} <-- has the gateway's"},
+		{"bandwidth twice", strings.Replace(base, "{name: h2}]", "{name: h2, bandwidths: [{egress_kbps: 1}, {egress_kbps: 2}]}] <-- hosts[1].bandwidths[1]: there is another", 1)},
 		{"underlay", base + "underlay: {cidr: 192.0.2.1/24} <-- did you mean 192.0.2.0/24?"},
 	}
 	// Mistakes of networks stand in a file of their own.

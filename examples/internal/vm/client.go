@@ -18,6 +18,12 @@ func Send(ctx context.Context, dir string, probes []Probe) ([]Answer, error) {
 	return out, call(ctx, dir, "POST", "/probe", probes, &out)
 }
 
+// Take has the machine with that directory measure.
+func Take(ctx context.Context, dir string, m Measure) (Measured, error) {
+	var out Measured
+	return out, call(ctx, dir, "POST", "/measure", m, &out)
+}
+
 // Listen has the machine answer on further ports.
 func Listen(ctx context.Context, dir string, tcp, udp []uint16) error {
 	return call(ctx, dir, "POST", "/listen", struct{ TCP, UDP []uint16 }{tcp, udp}, nil)

@@ -294,6 +294,7 @@ func (r *responder) tcp(port int) error {
 			go func() {
 				c.SetDeadline(time.Now().Add(5 * time.Second))
 				fmt.Fprint(c, r.name)
+				takeIn(c)
 				c.Close()
 			}()
 		}

@@ -143,6 +143,7 @@ func (m *machine) serve(ctx context.Context, p *prober, resp *responder) error {
 		}
 		json.NewEncoder(w).Encode(p.run(r.Context(), probes))
 	})
+	mux.HandleFunc("POST /measure", serveMeasure)
 	mux.HandleFunc("POST /listen", func(w http.ResponseWriter, r *http.Request) {
 		var ports struct{ TCP, UDP []uint16 }
 		err := json.NewDecoder(r.Body).Decode(&ports)
