@@ -88,6 +88,12 @@ const (
 	Existing DeviceKind = "existing" // a tap or veth that the caller made, by name
 	Veth     DeviceKind = "veth"     // Plug makes a pair; the far end goes to Attachment.Netns
 	Tap      DeviceKind = "tap"      // Plug makes a persistent tap for a VMM
+	// VhostUserClient: the switch is the client, the VMM the server, which makes
+	// Attachment.Socket; either may be restarted.
+	VhostUserClient DeviceKind = "vhostuser-client"
+	// VhostUserServer: the switch is the server and makes the socket
+	// (Device.Socket), the VMM the client, which must be restarted with the switch.
+	VhostUserServer DeviceKind = "vhostuser-server"
 )
 
 // Attachment says which device is to be at a port of this host.
@@ -101,12 +107,16 @@ type Attachment struct {
 	// Veth, e.g. /run/netns/vm1. The far end gets the port's MAC and MTU and is
 	// left down and without addresses.
 	Netns string `json:"netns,omitempty"`
+	// Socket is the absolute path of the socket that a VhostUserClient connects
+	// to, at most 107 characters.
+	Socket string `json:"socket,omitempty"`
 }
 
 // Device is what Plug connected.
 type Device struct {
-	Name string // on the host
-	MTU  int    // bytes; what the guest should use
+	Name   string // on the host; of vhost-user, in the switch
+	MTU    int    // bytes; what the guest should use
+	Socket string // of vhost-user: where the VMM listens or connects; else ""
 }
 
 // Explainer is implemented by backends that can say what carries an object.

@@ -350,8 +350,21 @@ func (a Attachment) Validate() error {
 		if a.Netns != "" {
 			errs = append(errs, &vnet.FieldError{Field: "netns", Value: a.Netns, Reason: "is for veth only"})
 		}
+	case VhostUserClient, VhostUserServer:
+		if a.Name != "" {
+			errs = append(errs, &vnet.FieldError{Field: "name", Value: a.Name, Reason: "is chosen by Plug for vhost-user"})
+		}
+		if a.Netns != "" {
+			errs = append(errs, &vnet.FieldError{Field: "netns", Value: a.Netns, Reason: "is for veth only"})
+		}
+		if a.Kind == VhostUserClient && (!strings.HasPrefix(a.Socket, "/") || len(a.Socket) > 107) {
+			errs = append(errs, &vnet.FieldError{Field: "socket", Value: a.Socket, Reason: "is not an absolute path of at most 107 characters"})
+		}
 	default:
-		errs = append(errs, &vnet.FieldError{Field: "kind", Value: string(a.Kind), Reason: "is none of existing, veth, tap"})
+		errs = append(errs, &vnet.FieldError{Field: "kind", Value: string(a.Kind), Reason: "is none of existing, veth, tap, vhostuser-client, vhostuser-server"})
+	}
+	if a.Kind != VhostUserClient && a.Socket != "" {
+		errs = append(errs, &vnet.FieldError{Field: "socket", Value: a.Socket, Reason: "is for vhostuser-client only"})
 	}
 	return errors.Join(errs...)
 }

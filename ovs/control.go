@@ -34,9 +34,8 @@ type Tuple struct {
 	Type, Code uint8
 }
 
-// control calls a command of ovs-vswitchd (unixctl: JSON-RPC on a unix socket,
-// see ovs-appctl(8)).
-func (s *Switch) control(ctx context.Context, command string, args ...string) (string, error) {
+// controlPath is where ovs-vswitchd's control socket is.
+func (s *Switch) controlPath() (string, error) {
 	path := s.o.Control
 	if path == "" {
 		pid, err := os.ReadFile(filepath.Join(s.o.RunDir, "ovs-vswitchd.pid"))
@@ -44,6 +43,16 @@ func (s *Switch) control(ctx context.Context, command string, args ...string) (s
 			return "", fmt.Errorf("control socket of ovs-vswitchd: %w", err)
 		}
 		path = filepath.Join(s.o.RunDir, "ovs-vswitchd."+strings.TrimSpace(string(pid))+".ctl")
+	}
+	return path, nil
+}
+
+// control calls a command of ovs-vswitchd (unixctl: JSON-RPC on a unix socket,
+// see ovs-appctl(8)).
+func (s *Switch) control(ctx context.Context, command string, args ...string) (string, error) {
+	path, err := s.controlPath()
+	if err != nil {
+		return "", err
 	}
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", path)

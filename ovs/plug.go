@@ -22,13 +22,15 @@ import (
 type Plug struct {
 	Part   vnet.Part // who plugs
 	PortID string    // has a number ([Tx.PortNumber])
-	Kind   string    // "existing", "veth" or "tap", as overlay.DeviceKind
+	Kind   string    // "existing", "veth", "tap", "vhostuser-client" or "vhostuser-server", as overlay.DeviceKind
 	// Name is the name of the existing device, or what the far end of the pair
 	// is called in Netns; for a tap nothing.
 	Name  string
 	Netns string   // path; for a pair
 	MAC   vnet.MAC // of the far end
 	MTU   int      // bytes; 0: as it is
+	// Socket is where the VMM listens, for "vhostuser-client".
+	Socket string
 }
 
 // Plugged is a device of ours at a port, as the switch has it.
@@ -40,6 +42,7 @@ type Plugged struct {
 	Number uint16 // 0 while ovs-vswitchd has not taken it
 	Up     bool   // its link
 	Error  string // of ovs-vswitchd
+	Socket string // of vhost-user
 }
 
 func (s *Switch) portMark(part vnet.Part, portID string) mark {
@@ -68,6 +71,9 @@ func (s *Switch) Plug(ctx context.Context, p Plug) (Plugged, error) {
 	}
 	m := s.portMark(p.Part, p.PortID)
 	dev := m.device()
+	if vhost := vhostTypes[p.Kind]; vhost != "" {
+		return s.plugVhost(ctx, m, p, vhost)
+	}
 	if p.Kind == vif.Existing {
 		dev = p.Name
 	}
@@ -253,6 +259,7 @@ func asPlugged(i *vswitchrow.Interface) Plugged {
 	if i.Error != nil {
 		p.Error = *i.Error
 	}
+	p.Socket = i.Options[optionSocket]
 	return p
 }
 
@@ -267,7 +274,7 @@ func (s *Switch) Unplug(ctx context.Context, part vnet.Part, portID string) erro
 	}
 	m := s.portMark(part, portID)
 	i, ok := st.Row("Interface", m.uuid("Interface")).(*vswitchrow.Interface)
-	if err := s.takeOut(ctx, m); err != nil || ok && i.ExternalIDs[keyDevice] == vif.Existing {
+	if err := s.takeOut(ctx, m); err != nil || ok && (i.ExternalIDs[keyDevice] == vif.Existing || vhostTypes[i.ExternalIDs[keyDevice]] != "") {
 		return err
 	}
 	l, err := s.rt.Link(m.device())

@@ -194,10 +194,10 @@ func databaseSpec(owner vnet.Owner) (ovsdb.Spec, error) {
 		Sentinel: "Open_vSwitch",
 		Index:    map[string][]string{"Bridge": {"name"}, "Port": {"name"}, "Interface": {"name"}},
 		Only: map[string][]string{
-			"Open_vSwitch": {"bridges", "ovs_version", "iface_types", "datapath_types", "next_cfg", "cur_cfg"},
+			"Open_vSwitch": {"bridges", "other_config", "external_ids", "dpdk_initialized", "dpdk_version", "ovs_version", "iface_types", "datapath_types", "next_cfg", "cur_cfg"},
 			"Bridge":       {"name", "ports", "datapath_type", "external_ids", "other_config", "fail_mode", "protocols"},
 			"Port":         {"name", "interfaces", "external_ids"},
-			"Interface":    {"name", "type", "options", "external_ids", "ofport", "ofport_request", "error", "mtu_request", "link_state", "bfd", "bfd_status"},
+			"Interface":    {"name", "type", "options", "other_config", "external_ids", "ofport", "ofport_request", "error", "mtu_request", "link_state", "bfd", "bfd_status"},
 		},
 		Group: func(ext map[string]string) string {
 			if ext[keyOwner] != string(owner) {

@@ -265,6 +265,9 @@ func (b *Backend) Unplug(ctx context.Context, portID string) error {
 // Plug implements [overlay.Plugger]. The far end of a veth pair that stands
 // gets the port's MAC again, as after the port has changed.
 func (b *Backend) Plug(ctx context.Context, a overlay.Attachment) (overlay.Device, error) {
+	if a.Kind == overlay.VhostUserClient || a.Kind == overlay.VhostUserServer {
+		return overlay.Device{}, &vnet.UnsupportedError{Feature: string(a.Kind) + " devices", Backend: "linuxoverlay", Need: "ovsoverlay over Open vSwitch with DPDK"}
+	}
 	b.m.op.Lock()
 	defer b.m.op.Unlock()
 	p, ok := b.m.port(a.PortID)

@@ -41,6 +41,9 @@ func NewPlugger(c *ovn.Conn, ch *ovn.Chassis) (*Plugger, error) {
 // Plug implements [overlay.Plugger]. It returns when ovn-controller has
 // installed the port's flows.
 func (p *Plugger) Plug(ctx context.Context, a overlay.Attachment) (d overlay.Device, err error) {
+	if a.Kind == overlay.VhostUserClient || a.Kind == overlay.VhostUserServer {
+		return d, &vnet.UnsupportedError{Feature: string(a.Kind) + " devices", Backend: "ovnoverlay", Need: "ovsoverlay over Open vSwitch with DPDK"}
+	}
 	w, err := p.find(ctx, a.PortID)
 	if err != nil {
 		return d, err

@@ -770,8 +770,8 @@ func (b *Backend) Plug(ctx context.Context, a overlay.Attachment) (overlay.Devic
 	if err != nil {
 		return overlay.Device{}, err
 	}
-	p, err := b.s.Plug(ctx, ovs.Plug{Part: vnet.PartOverlay, PortID: a.PortID, Kind: string(a.Kind), Name: a.Name, Netns: a.Netns, MAC: x.MAC, MTU: mtu})
-	return overlay.Device{Name: p.Device, MTU: mtu}, err
+	p, err := b.s.Plug(ctx, ovs.Plug{Part: vnet.PartOverlay, PortID: a.PortID, Kind: string(a.Kind), Name: a.Name, Netns: a.Netns, Socket: a.Socket, MAC: x.MAC, MTU: mtu})
+	return overlay.Device{Name: p.Device, MTU: mtu, Socket: p.Socket}, err
 }
 
 // Unplug implements [overlay.Plugger].
