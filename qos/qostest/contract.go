@@ -14,7 +14,7 @@ import (
 
 // bench is one site with a shaper over the backend.
 type bench struct {
-	t    *testing.T
+	t    testing.TB
 	ctx  context.Context
 	site Site
 	s    *qos.Shaper
