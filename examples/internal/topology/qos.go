@@ -1,12 +1,15 @@
 package topology
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
 
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/qos"
+	"github.com/vnet-go/vnet/qos/placement"
 )
 
 // policy is a policy of the file as the contract has it.
@@ -165,10 +168,67 @@ func (b *builder) makeQoS() {
 	if len(b.problems) > 0 {
 		return
 	}
-	s, err := a.State()
+	// The ledger's word is the better one: it knows the line.
+	plain := a
+	plain.Uplinks, plain.Ports = nil, slices.Clone(a.Ports)
+	for i := range plain.Ports {
+		plain.Ports[i].Uplink = ""
+	}
+	s, err := plain.State()
+	if err == nil {
+		b.promise(s)
+		if len(b.problems) > 0 {
+			return
+		}
+		s, err = a.State()
+	}
 	if err != nil {
 		b.contract("", vnet.In("qos", err))
 		return
 	}
 	b.c.All.QoS = s
+}
+
+// promise claims all minimum bandwidths in a ledger of the hosts, and reports
+// the ports whose host has not so much: what a scheduler does before it starts a
+// server.
+func (b *builder) promise(s qos.State) {
+	ctx := context.Background()
+	ledger, err := placement.New(new(placement.Memory), nil)
+	if err != nil {
+		b.bad("hosts", "%v", err)
+		return
+	}
+	for i, h := range b.c.Hosts {
+		host := placement.Host{ID: h.Name, Name: h.Name, Kind: placement.AgentOVS}
+		for _, w := range h.Bandwidths {
+			host.Devices = append(host.Devices, placement.Device{Name: w.PhysicalNW, PhysicalNetwork: w.PhysicalNW, EgressKbps: int64(w.EgressKbps), IngressKbps: int64(w.IngressKbps)})
+		}
+		tree, err := placement.HostProviders(host)
+		if err == nil {
+			err = ledger.EnsureProviders(ctx, false, tree...)
+		}
+		if err != nil {
+			b.contract(fmt.Sprintf("hosts[%d]", i), err)
+			return
+		}
+	}
+	for _, p := range s.Ports {
+		n := b.networks[b.ports[p.ID].Network]
+		r, asks, err := placement.PortRequest(placement.Port{ID: p.ID, PhysicalNetwork: n.PhysicalNW, EgressKbps: int64(p.Egress.MinKbps), IngressKbps: int64(p.Ingress.MinKbps)})
+		if err == nil && asks {
+			r.Hosts = []string{p.Host}
+			_, err = ledger.Claim(ctx, p.ID, r)
+		}
+		switch {
+		case errors.Is(err, vnet.ErrConflict):
+			way := "tunnels"
+			if n.PhysicalNW != "" {
+				way = "physical network " + n.PhysicalNW
+			}
+			b.bad(b.ports[p.ID].path, "host %q has not the minimum bandwidth that port %q asks for (egress %d kbit/s, ingress %d kbit/s) left on its way to %s", p.Host, p.ID, p.Egress.MinKbps, p.Ingress.MinKbps, way)
+		case err != nil:
+			b.contract(b.ports[p.ID].path, err)
+		}
+	}
 }

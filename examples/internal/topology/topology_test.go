@@ -232,6 +232,8 @@ func TestMistakes(t *testing.T) {
 		{"policy direction", base + "qos_policies:\n  - name: q\n    rules: [{type: bandwidth_limit, direction: any, max_kbps: 1000}] <-- any is for minimum_packet_rate only"},
 		{"mark of ingress", base + "qos_policies:\n  - name: q\n    rules: [{type: dscp_marking, direction: ingress, dscp_mark: 8}] <-- only what is sent is marked"},
 		{"policy of forwards", base + "servers: [{name: w, networks: [{network: a}]}]\nqos_policies: [{name: q, rules: []}]\nfloatingips:\n  - {name: f, floating_network_id: ext, qos_policy_id: q, port_forwardings: [{protocol: tcp, external_port: 1, internal_port: 1, internal_port_id: w}]} <-- has the gateway's"},
+		{"more promised than there is", strings.Replace(base, "{name: h1}", "{name: h1, bandwidths: [{egress_kbps: 1000}]}", 1) + "qos_policies: [{name: q, rules: [{type: minimum_bandwidth, min_kbps: 600}]}]\nports:\n  - {name: p1, network_id: a, qos_policy_id: q}\n  - {name: p2, network_id: a, qos_policy_id: q} <-- host \"h1\" has not the minimum bandwidth that port \"p2\" asks for\nservers: [{name: w1, networks: [{port: p1}]}, {name: w2, networks: [{port: p2}]}]"},
+		{"promised by nobody", base + "qos_policies: [{name: q, rules: [{type: minimum_bandwidth, direction: ingress, min_kbps: 600}]}]\nservers: [{name: w1, networks: [{port: p1}]}]\nports:\n  - {name: p1, network_id: a, qos_policy_id: q} <-- host \"h1\" has not the minimum bandwidth that port \"p1\" asks for"},
 		{"bandwidth twice", strings.Replace(base, "{name: h2}]", "{name: h2, bandwidths: [{egress_kbps: 1}, {egress_kbps: 2}]}] <-- hosts[1].bandwidths[1]: there is another", 1)},
 		{"underlay", base + "underlay: {cidr: 192.0.2.1/24} <-- did you mean 192.0.2.0/24?"},
 	}
