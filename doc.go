@@ -17,10 +17,16 @@
 //   - [github.com/vnet-go/vnet/dhcp]: DHCPv4 and DHCPv6 whose leases the application owns
 //   - [github.com/vnet-go/vnet/metadata]: what a machine is told about itself, as EC2 and OpenStack do
 //   - [github.com/vnet-go/vnet/secgroup]: security groups and anti-spoofing
+//   - [github.com/vnet-go/vnet/qos]: limits and guarantees of bandwidth and packet rate
+//
+// Beside them [github.com/vnet-go/vnet/qos/placement], the ledger of what hosts
+// have promised.
 //
 // Platform handles, opened once by the application and given to backends:
 //
 //   - [github.com/vnet-go/vnet/linux]: the kernel of one host, by netlink, nftables and packet sockets
+//   - [github.com/vnet-go/vnet/ovs]: the Open vSwitch of one host, by OpenFlow and OVSDB
+//   - [github.com/vnet-go/vnet/ovn]: an OVN installation, by its databases
 //
 // And [github.com/vnet-go/vnet/reach], the model that says what the desired
 // state means for a packet.
