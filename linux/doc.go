@@ -20,7 +20,6 @@
 //
 // # Names
 //
-//
 //	device                             one or two letters + base32 hash of owner, letters, id; 15 characters
 //	alias of a device of ours          vnet:OWNER:PART:KIND:ID
 //	alias of a device of the caller's  vnet:OWNER:PART:existing:PORT (let go of, never removed)
@@ -30,7 +29,8 @@
 //
 // First letters of device names: n network (bridge), p port (veth or tap), x VXLAN,
 // v VLAN, f and g the two ends of a patch to a bridge of the host, r router
-// interface on the bridge, i the same inside the router, m metadata.
+// interface on the bridge, i the same inside the router, m metadata,
+// q what a port sends while it waits (ifb).
 //
 // # The handle's chains
 //

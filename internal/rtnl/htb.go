@@ -81,7 +81,10 @@ func (c *Conn) HTBClasses(dev string) ([]HTBClass, error) {
 		return nil, named("read classes of", dev, err)
 	}
 	var list []netlink.Class
-	err = c.read(func(h *netlink.Handle) (err error) { list, err = h.ClassList(device(l), netlink.HANDLE_NONE); return err })
+	err = c.read(func(h *netlink.Handle) (err error) {
+		list, err = h.ClassList(device(l), netlink.HANDLE_NONE)
+		return err
+	})
 	if err != nil {
 		return nil, named("read classes of", dev, err)
 	}

@@ -42,7 +42,8 @@ func (b *Backend) Statistics(ctx context.Context) ([]qos.Statistics, error) {
 					return nil, err
 				}
 			}
-			chain, shape := "", qos.Shape{}
+			var chain string
+			var shape qos.Shape
 			switch {
 			case e.Gateway != nil && s.Direction == qos.Egress:
 				chain, shape = chainGatewayOut, e.Gateway.Shape
@@ -194,7 +195,7 @@ func (b *Backend) Explain(ctx context.Context, kind, id string) (vnet.Explanatio
 	default:
 		n := x.Add(fmt.Sprintf("table %s in namespace %s", tableOf(), b.h.NetnsName(vnet.PartRouter, e.router())))
 		for _, d := range []qos.Direction{qos.Egress, qos.Ingress} {
-			shape := qos.Shape{}
+			var shape qos.Shape
 			if e.Gateway != nil {
 				shape = e.Gateway.Shape
 			} else {

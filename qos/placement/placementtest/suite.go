@@ -473,7 +473,6 @@ func random(t *testing.T, h Harness) {
 			}
 			if h.Reopen != nil && rnd.IntN(20) == 0 {
 				s = h.Reopen(t, s)
-				l = ledger(t, s, placement.Spread)
 			}
 		}
 	}
