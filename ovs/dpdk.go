@@ -47,7 +47,7 @@ func (s *Switch) plugVhost(ctx context.Context, m mark, p Plug, kind string) (Pl
 	switch {
 	case !s.Userspace():
 		return Plugged{}, &vnet.UnsupportedError{Feature: p.Kind + " devices", Backend: "bridge " + s.o.Bridge, Need: "Options.DatapathType netdev"}
-	case !slices.Contains(now.InterfaceTypes, kind):
+	case now.Version == "" || now.Initialized && !slices.Contains(now.InterfaceTypes, kind):
 		return Plugged{}, &vnet.UnsupportedError{Feature: p.Kind + " devices", Backend: "this ovs-vswitchd", Need: "one that is built with DPDK"}
 	case !now.Initialized:
 		return Plugged{}, fmt.Errorf("port %s: DPDK is not initialised in ovs-vswitchd: %w", p.PortID, vnet.ErrNotReady)
@@ -86,7 +86,7 @@ type Settings struct {
 	Config         map[string]string // other_config
 	Notes          map[string]string // external_ids
 	Initialized    bool              // DPDK is
-	Version        string            // of DPDK
+	Version        string            // of DPDK; "": the switch is built without
 	InterfaceTypes []string
 	// Process names the ovs-vswitchd that runs, another at each start; "" when none does.
 	Process string
@@ -132,6 +132,9 @@ func (s *Switch) SetSettings(ctx context.Context, f func(*Settings) error) error
 		for _, r := range x.All("Open_vSwitch") {
 			now := *r.(*vswitchrow.OpenvSwitch)
 			v := Settings{Config: withKeys(now.OtherConfig, nil), Notes: withKeys(now.ExternalIDs, nil), Initialized: now.DpdkInitialized, InterfaceTypes: now.IfaceTypes, Process: process}
+			if now.DpdkVersion != nil {
+				v.Version = *now.DpdkVersion
+			}
 			if err := f(&v); err != nil {
 				return err
 			}

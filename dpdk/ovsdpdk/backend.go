@@ -101,7 +101,7 @@ func settings(c dpdk.Config) map[string]string {
 
 // check refuses what cannot be on this machine.
 func (b *Backend) check(now ovs.Settings, c dpdk.Config) error {
-	if !slices.Contains(now.InterfaceTypes, "dpdk") {
+	if now.Version == "" { // set when it is built with DPDK; its interface types come with the initialisation
 		return &vnet.UnsupportedError{Feature: "DPDK", Backend: "this ovs-vswitchd", Need: "one that is built with DPDK (openvswitch-switch-dpdk)"}
 	}
 	if d := c.VhostSocketDir; d != "" {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -255,4 +256,32 @@ func (m machine) checkPort(p dpdk.Port) error {
 		}
 	}
 	return nil
+}
+
+// PrepareSocket makes way for a VMM that is to listen at path: a socket that
+// somebody has left there, and that nobody listens to, is removed. One that is
+// in use is [vnet.ErrInUse]; what is no socket is [vnet.ErrConflict]. path must be
+// in a folder of the configuration's, which only switch and VMMs write to.
+func PrepareSocket(c dpdk.Config, path string) error {
+	if !slices.ContainsFunc(c.SocketDirs, func(d dpdk.SocketDir) bool { return filepath.Clean(d.Path) == filepath.Dir(path) }) {
+		return &vnet.FieldError{Field: "path", Value: path, Reason: "is in no folder of socket_dirs"}
+	}
+	st, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case st.Mode().Type() != fs.ModeSocket:
+		return fmt.Errorf("%s is no socket: %w", path, vnet.ErrConflict)
+	}
+	conn, err := net.Dial("unix", path)
+	switch {
+	case err == nil:
+		conn.Close()
+		return fmt.Errorf("somebody listens on %s: %w", path, vnet.ErrInUse)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return os.Remove(path)
+	}
+	return err
 }

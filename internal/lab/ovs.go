@@ -107,7 +107,7 @@ func (d *Daemon) launch() {
 	if d.Running() {
 		d.ns.l.t.Fatalf("lab: %s runs already", d.Name)
 	}
-	if d.args[0] == "ovs-vswitchd" {
+	if d.args[0] == "ovs-vswitchd" || d.args[0] == dpdkSwitch {
 		awaitUptime()
 	}
 	cmd := exec.Command(d.args[0], d.args[1:]...)

@@ -13,6 +13,8 @@ type SwitchOptions struct {
 	Physical []string // physical networks: wires of that name, each in a bridge "br-NAME"
 	// Datapath is "netdev" (the default), or "system" where the kernel has the module.
 	Datapath string
+	// DPDK runs an ovs-vswitchd that is built with it.
+	DPDK bool
 }
 
 // Switch is one host with Open vSwitch, in a namespace of its own. Tunnels
@@ -111,7 +113,12 @@ func (l *Lab) newSwitch(o SwitchOptions) *Switch {
 	l.must(err)
 	sw.Vswitch = l.daemon(sw.NS, sw.Dir, "vswitch", "ovsdb-server", file, "--remote=punix:"+db)
 	sw.Vswitch.ready = func() error { return waitSocket(db, sw.Vswitch, startLimit) }
-	sw.Vswitchd = l.daemon(sw.NS, sw.Dir, "vswitchd", "ovs-vswitchd", sw.Endpoint)
+	program := "ovs-vswitchd"
+	if o.DPDK {
+		program = dpdkSwitch
+		Need(l.t, program)
+	}
+	sw.Vswitchd = l.daemon(sw.NS, sw.Dir, "vswitchd", program, sw.Endpoint)
 	sw.Vswitchd.ready = func() error {
 		// Waits until all bridges stand. Their devices outlive the process, but not all ends of it.
 		if _, err := sw.TryVsctl(fmt.Sprintf("--timeout=%d", int(Patience(startLimit).Seconds())), "set", "Open_vSwitch", ".", "external_ids:lab-pid="+strconv.Itoa(sw.Vswitchd.Pid())); err != nil {
