@@ -60,7 +60,9 @@ type tenant struct {
 	next  byte
 }
 
-func (s *site) tenant(t testing.TB) qostest.Site {
+func (s *site) tenant(t testing.TB) qostest.Site { return s.newTenant(t).harness() }
+
+func (s *site) newTenant(t testing.TB) *tenant {
 	s.n++
 	x := &tenant{site: s, t: t, owner: vnet.Owner(s.l.Owner(fmt.Sprint("o", s.n))), next: 10}
 	for i := range x.h {
@@ -77,6 +79,10 @@ func (s *site) tenant(t testing.TB) qostest.Site {
 			{ID: "net4", CIDR: netip.MustParsePrefix("10.0.0.0/24"), Gateway: netip.MustParseAddr("10.0.0.1")},
 			{ID: "net6", CIDR: netip.MustParsePrefix("2001:db8:1::/64"), Gateway: netip.MustParseAddr("2001:db8:1::1")}}})
 	}
+	return x
+}
+
+func (x *tenant) harness() qostest.Site {
 	return qostest.Site{Backend: x.backend(x.h[0]), Host: "h1", Reopen: func(testing.TB) qos.Backend { return x.backend(x.open(0)) },
 		Writes:  func() int { return int(x.h[0].Writes()) },
 		Foreign: x.foreign,
