@@ -163,18 +163,18 @@ func (b *Backend) EnsurePort(ctx context.Context, p qos.Port) error {
 		return b.DeletePort(ctx, p.ID)
 	}
 	return b.do(ctx, func() ([]linux.Step, error) {
-		all, err := b.records(ctx)
+		was, _, err := b.record(ctx, "port "+p.ID)
+		if err == nil && p.Uplink != "" {
+			var all map[string]entry
+			if all, err = b.records(ctx); err == nil {
+				all["port "+p.ID] = entry{Port: &p}
+				err = qos.CheckGuarantees(state(all))
+			}
+		}
 		if err != nil {
 			return nil, err
 		}
-		was := all["port "+p.ID].Port
-		if p.Uplink != "" { // over all that stands
-			all["port "+p.ID] = entry{Port: &p}
-			if err := qos.CheckGuarantees(state(all)); err != nil {
-				return nil, err
-			}
-		}
-		return b.portSteps(ctx, was, &p)
+		return b.portSteps(ctx, was.Port, &p)
 	})
 }
 
