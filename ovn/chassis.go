@@ -66,6 +66,9 @@ const (
 	DeviceExisting DeviceKind = "existing" // the caller's, by name
 	DeviceVeth     DeviceKind = "veth"     // Plug makes a pair; the far end goes to Netns
 	DeviceTap      DeviceKind = "tap"      // Plug makes a persistent tap
+	// DeviceVhostClient and DeviceVhostServer are vhost-user, by the switch's role.
+	DeviceVhostClient DeviceKind = "vhostuser-client"
+	DeviceVhostServer DeviceKind = "vhostuser-server"
 )
 
 // Plug is one device at one port of this host.
@@ -79,6 +82,8 @@ type Plug struct {
 	Netns string   // path; for a pair
 	MAC   vnet.MAC // of the far end, and attached-mac of the interface
 	MTU   int      // bytes; 0: as it is
+	// Socket is where the VMM listens, for DeviceVhostClient.
+	Socket string
 }
 
 // Plugged is a device of ours at a port, as the switch has it.
@@ -90,6 +95,9 @@ type Plugged struct {
 	OFPort    int    // 0 while ovs-vswitchd has none
 	Installed bool   // ovn-controller has installed the port's flows
 	Error     string // of ovs-vswitchd, e.g. that the device has gone
+	// Socket is that of a DeviceVhostClient; a DeviceVhostServer's is named like
+	// the device, in the folder that ovs-vswitchd makes sockets in.
+	Socket string
 }
 
 // OpenChassis connects to the local Open_vSwitch database ("unix:PATH" as a
@@ -148,7 +156,7 @@ func vswitchSpec() (ovsdb.Spec, error) {
 		Sentinel: "Open_vSwitch",
 		Index:    map[string][]string{"Bridge": {"name"}, "Port": {"name"}, "Interface": {"name"}},
 		Only: map[string][]string{
-			"Open_vSwitch": {"bridges", "external_ids", "other_config", "ovs_version", "iface_types", "datapath_types", "next_cfg", "cur_cfg"},
+			"Open_vSwitch": {"bridges", "external_ids", "other_config", "dpdk_initialized", "dpdk_version", "ovs_version", "iface_types", "datapath_types", "next_cfg", "cur_cfg"},
 			"Bridge":       {"name", "ports", "datapath_type", "external_ids", "fail_mode"},
 			"Port":         {"name", "interfaces", "external_ids", "other_config"},
 			"Interface":    {"name", "type", "options", "external_ids", "ofport", "error", "mtu", "mtu_request", "mac_in_use", "link_state"},
@@ -271,6 +279,9 @@ func (c *Chassis) Plug(ctx context.Context, p Plug) (Plugged, error) {
 	defer cancel()
 	if err := vnet.CheckID("port_id", p.PortID); err != nil {
 		return Plugged{}, err
+	}
+	if vhostTypes[p.Kind] != "" {
+		return c.plugVhost(ctx, p)
 	}
 	dev := c.DeviceName(p.Part, p.PortID)
 	if p.Kind == DeviceExisting {
@@ -436,7 +447,7 @@ func (c *Chassis) Unplug(ctx context.Context, part vnet.Part, portID string) err
 	}
 	m := Mark{c.owner, part, "port", portID}
 	_, err = c.db.Commit(ctx, func(x *ovsdb.Tx) error { return takeOut(x, m) }, nil)
-	if err != nil || was.Kind == DeviceExisting {
+	if err != nil || was.Kind == DeviceExisting || vhostTypes[was.Kind] != "" {
 		return err
 	}
 	dev := c.DeviceName(part, portID)
@@ -476,6 +487,7 @@ func asPlugged(i *vswitchrow.Interface) Plugged {
 	if i.Error != nil {
 		p.Error = *i.Error
 	}
+	p.Socket = i.Options[optionSocket]
 	return p
 }
 

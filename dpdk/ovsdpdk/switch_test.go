@@ -27,24 +27,29 @@ import (
 //
 //	m1 eth0 -- g1 testpmd virtio_user0 -- p1 | switch | p2 -- virtio_user1 testpmd g2 -- eth0 m2
 type site struct {
-	l      *lab.Lab
-	d      *lab.DPDK
-	host   *lab.Switch
-	sw     *ovs.Switch
-	setup  *dpdk.Setup
-	fabric *overlay.Fabric
-	groups *secgroup.Enforcer
-	config dpdk.Config
-	vms    *lab.NS
-	m      [2]*lab.NS
-	net    overlay.State
-	filter secgroup.State
+	l       *lab.Lab
+	d       *lab.DPDK
+	host    *lab.Switch
+	sw      *ovs.Switch
+	setup   *dpdk.Setup
+	fabric  *overlay.Fabric
+	groups  *secgroup.Enforcer
+	config  dpdk.Config
+	vms     *lab.NS
+	m       [2]*lab.NS
+	net     overlay.State
+	filter  secgroup.State
+	segment overlay.SegmentType
 }
 
 func newSite(t testing.TB) *site {
 	l := lab.New(t)
-	s := &site{l: l, d: l.DPDK()}
-	s.host = l.Switches(lab.SwitchOptions{Name: "h1", DPDK: true, Physical: []string{"ex"}})[0]
+	d := l.DPDK()
+	return onSwitch(t, l, d, l.Switches(lab.SwitchOptions{Name: "h1", DPDK: true, Physical: []string{"ex"}})[0])
+}
+
+func onSwitch(t testing.TB, l *lab.Lab, d *lab.DPDK, host *lab.Switch) *site {
+	s := &site{l: l, d: d, host: host, segment: overlay.VXLAN}
 	var err error
 	s.sw, err = ovs.Open(t.Context(), vnet.Owner(l.Owner("d")), &ovs.Options{Name: "h1", Database: s.host.Endpoint, Control: s.host.Vswitchd.Ctl, Netns: s.host.Path,
 		DatapathType: "netdev", TunnelIP: s.host.EncapIP, PhysicalNetworks: s.host.Mappings, Timeout: lab.Patience(30 * time.Second)})
@@ -90,7 +95,7 @@ func port(i int) overlay.Port {
 
 // machines ensures both ports and their filters, which let UDP 1000 in.
 func (s *site) machines(t testing.TB) {
-	s.net = overlay.State{Networks: []overlay.Network{{ID: "n", Segment: overlay.Segment{Type: overlay.VXLAN, ID: 9}, Subnets: []overlay.Subnet{{ID: "n4", CIDR: netip.MustParsePrefix("198.51.100.0/24")}}}},
+	s.net = overlay.State{Networks: []overlay.Network{{ID: "n", Segment: overlay.Segment{Type: s.segment, ID: 9}, Subnets: []overlay.Subnet{{ID: "n4", CIDR: netip.MustParsePrefix("198.51.100.0/24")}}}},
 		Ports: []overlay.Port{port(0), port(1)}}
 	open := uint16(1000)
 	s.filter = secgroup.State{Groups: []secgroup.Group{{ID: "g", Rules: []secgroup.Rule{

@@ -236,6 +236,7 @@ type ChassisOptions struct {
 	Encap    string   // "geneve" (default), "vxlan"
 	Physical []string // physical networks, at most 8 characters each: a bridge "br-NAME" with a device plugged into Lab.Wire("NAME")
 	Datapath string   // of all bridges, as in [SwitchOptions]
+	DPDK     bool     // as in [SwitchOptions]
 	// Config are more settings of ovn-controller, external_ids of the
 	// Open_vSwitch row, "ovn-cms-options" to "enable-chassis-as-gw" for example.
 	Config map[string]string
@@ -288,7 +289,7 @@ func (l *Lab) newChassis(c *Central, o ChassisOptions) *Chassis {
 	if o.Encap == "" {
 		o.Encap = "geneve"
 	}
-	ch := &Chassis{Switch: l.newSwitch(SwitchOptions{Name: o.Name, Physical: o.Physical, Datapath: o.Datapath}), ChassisName: o.Name, c: c, o: o}
+	ch := &Chassis{Switch: l.newSwitch(SwitchOptions{Name: o.Name, Physical: o.Physical, Datapath: o.Datapath, DPDK: o.DPDK}), ChassisName: o.Name, c: c, o: o}
 	ch.OVNController = l.daemon(ch.NS, ch.Dir, "ovn-controller", "ovn-controller", ch.Endpoint)
 	ch.OVNController.ready = func() error {
 		if err := waitSocket(ch.OVNController.Ctl, ch.OVNController, startLimit); err != nil {

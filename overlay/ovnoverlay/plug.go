@@ -41,9 +41,6 @@ func NewPlugger(c *ovn.Conn, ch *ovn.Chassis) (*Plugger, error) {
 // Plug implements [overlay.Plugger]. It returns when ovn-controller has
 // installed the port's flows.
 func (p *Plugger) Plug(ctx context.Context, a overlay.Attachment) (d overlay.Device, err error) {
-	if a.Kind == overlay.VhostUserClient || a.Kind == overlay.VhostUserServer {
-		return d, &vnet.UnsupportedError{Feature: string(a.Kind) + " devices", Backend: "ovnoverlay", Need: "ovsoverlay over Open vSwitch with DPDK"}
-	}
 	w, err := p.find(ctx, a.PortID)
 	if err != nil {
 		return d, err
@@ -57,15 +54,16 @@ func (p *Plugger) Plug(ctx context.Context, a overlay.Attachment) (d overlay.Dev
 			return d, fmt.Errorf("port %s is of host %s, and this is %s: %w", a.PortID, w.host, cfg.SystemID, vnet.ErrConflict)
 		}
 	}
-	kind := map[overlay.DeviceKind]ovn.DeviceKind{overlay.Existing: ovn.DeviceExisting, overlay.Veth: ovn.DeviceVeth, overlay.Tap: ovn.DeviceTap}[a.Kind]
-	plugged, err := p.ch.Plug(ctx, ovn.Plug{Part: vnet.PartOverlay, PortID: a.PortID, Kind: kind, Name: a.Name, Netns: a.Netns, MAC: w.mac, MTU: w.mtu})
+	kind := map[overlay.DeviceKind]ovn.DeviceKind{overlay.Existing: ovn.DeviceExisting, overlay.Veth: ovn.DeviceVeth, overlay.Tap: ovn.DeviceTap,
+		overlay.VhostUserClient: ovn.DeviceVhostClient, overlay.VhostUserServer: ovn.DeviceVhostServer}[a.Kind]
+	plugged, err := p.ch.Plug(ctx, ovn.Plug{Part: vnet.PartOverlay, PortID: a.PortID, Kind: kind, Name: a.Name, Netns: a.Netns, Socket: a.Socket, MAC: w.mac, MTU: w.mtu})
 	if err != nil {
 		return d, err
 	}
 	if plugged, err = p.ch.WaitInstalled(ctx, vnet.PartOverlay, a.PortID); err != nil {
 		return d, err
 	}
-	return overlay.Device{Name: plugged.Device, MTU: w.mtu}, nil
+	return overlay.Device{Name: plugged.Device, MTU: w.mtu, Socket: plugged.Socket}, nil
 }
 
 // Unplug implements [overlay.Plugger].
