@@ -32,6 +32,9 @@ import (
 
 var chaos = flag.Int("chaos", 50, "at how many random points the chaos test kills cloud up")
 
+// h2 is the line of host h2 in the topology that is shipped.
+const h2 = "  - {name: h2, bandwidths: [{egress_kbps: 1000000, ingress_kbps: 1000000}]}\n"
+
 var bin string
 
 func TestMain(m *testing.M) {
@@ -328,7 +331,7 @@ func TestShippedCloud(t *testing.T) {
 	t.Run("a host taken out of the file", func(t *testing.T) {
 		text, err := os.ReadFile(c.file)
 		require.NoError(t, err)
-		c.edit("  - {name: h2}\n", "")
+		c.edit(h2, "")
 		now, err := os.ReadFile(c.file)
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(c.file, []byte(strings.ReplaceAll(string(now), "host: h2", "host: h1")), 0o644))
@@ -464,7 +467,7 @@ func TestShippedCloudOnOVS(t *testing.T) {
 		assert.Empty(t, c.plan().Changes)
 	})
 	t.Run("on three hosts", func(t *testing.T) {
-		c.edit("  - {name: h2}\n", "  - {name: h2}\n  - {name: h3}\n")
+		c.edit(h2, h2+strings.Replace(h2, "h2", "h3", 1))
 		c.edit("  - name: db1\n    host: h2\n", "  - name: db1\n    host: h3\n")
 		c.edit("  - name: app2\n    host: h2\n", "  - name: app2\n    host: h3\n")
 		now := c.up("--force")
