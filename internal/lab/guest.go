@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sort"
 	"strings"
 	"testing"
@@ -40,7 +41,8 @@ func Patience(d time.Duration) time.Duration {
 // already is in the guest, the caller goes on.
 //
 // The guest sees this machine's files read-only, with memory laid over them,
-// and no network. Call it before [New].
+// and no network. For module "igb" it has an IOMMU and two cards of that kind
+// with SR-IOV, joined by a wire. Call it before [New].
 func RanInGuest(t *testing.T, module string) bool {
 	t.Helper()
 	if testing.Short() {
@@ -59,7 +61,7 @@ func RanInGuest(t *testing.T, module string) bool {
 	if os.Getenv(guestEnv) != "" {
 		t.Fatalf("lab: module %s cannot be loaded in the guest: %v", module, err)
 	}
-	out, err := runGuest("-test.run=^"+regexp.QuoteMeta(t.Name())+"$", "-test.v", "-test.timeout="+(guestTimeout-time.Minute).String())
+	out, err := runGuest(module, "-test.run=^"+regexp.QuoteMeta(t.Name())+"$", "-test.v", "-test.timeout="+(guestTimeout-time.Minute).String())
 	if err != nil {
 		t.Fatalf("lab: guest: %v\n%s", err, out)
 	}
@@ -70,8 +72,21 @@ func RanInGuest(t *testing.T, module string) bool {
 	return true
 }
 
+// cards are the arguments of QEMU (8.1 or later) for two Intel 82576 behind an
+// IOMMU, and what the kernel has to be told.
+func cards() (args []string, words string) {
+	args = []string{"-device", "intel-iommu,intremap=on"}
+	for i, id := range []string{"igb0", "igb1"} {
+		args = slices.Concat(args, []string{
+			"-device", fmt.Sprintf("pcie-root-port,id=rp%d,slot=%d,chassis=%d", i, i+1, i+1),
+			"-netdev", fmt.Sprintf("hubport,id=%s,hubid=1", id),
+			"-device", fmt.Sprintf("igb,netdev=%s,bus=rp%d,mac=52:54:00:00:00:0%d", id, i, i+1)})
+	}
+	return args, " intel_iommu=on iommu=pt pci=realloc,assign-busses iomem=relaxed" // relaxed: tests look into the card's registers
+}
+
 // runGuest runs this test binary with args in a guest and returns what it printed.
-func runGuest(args ...string) (string, error) {
+func runGuest(module string, args ...string) (string, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return "", err
@@ -100,13 +115,18 @@ func runGuest(args ...string) (string, error) {
 	console := filepath.Join(dir, "console")
 	ctx, cancel := context.WithTimeout(context.Background(), guestTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64",
-		"-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "2", "-m", "1024",
+	machine, more, words := "q35,accel=tcg", []string(nil), ""
+	if module == "igb" {
+		machine += ",kernel-irqchip=split"
+		more, words = cards()
+	}
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", append(more,
+		"-machine", machine, "-cpu", "max", "-smp", "2", "-m", "1024",
 		"-nodefaults", "-no-reboot", "-display", "none", "-nic", "none",
-		"-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off",
+		"-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off"+words,
 		"-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap",
 		"-device", "virtio-9p-pci,fsdev=root,mount_tag=root",
-		"-serial", "file:"+console, "-serial", "stdio")
+		"-serial", "file:"+console, "-serial", "stdio")...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err = cmd.Run()
