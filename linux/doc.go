@@ -30,7 +30,7 @@
 // First letters of device names: n network (bridge), p port (veth or tap), x VXLAN,
 // v VLAN, f and g the two ends of a patch to a bridge of the host, r router
 // interface on the bridge, i the same inside the router, m metadata,
-// q what a port sends while it waits (ifb).
+// q what a port sends while it waits (ifb), t macvtap above a VF.
 //
 // # The handle's chains
 //

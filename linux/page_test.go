@@ -68,7 +68,7 @@ context. This page is made from the constants of the code.
 	sample("alternative name of a port's device", h.PortAltName("PORT"))
 	sample("namespace", h.o.NetnsDir+"/"+h.NetnsName("PART", "ID"))
 	sample("tables", h.BridgeTable().String()+", "+h.InetTable().String())
-	p("\nFirst letters of device names: n network (bridge), p port (veth or tap), x VXLAN,\nv VLAN, f and g the two ends of a patch to a bridge of the host, r router\ninterface on the bridge, i the same inside the router, m metadata,\nq what a port sends while it waits (ifb).\n")
+	p("\nFirst letters of device names: n network (bridge), p port (veth or tap), x VXLAN,\nv VLAN, f and g the two ends of a patch to a bridge of the host, r router\ninterface on the bridge, i the same inside the router, m metadata,\nq what a port sends while it waits (ifb), t macvtap above a VF.\n")
 
 	p("# The handle's chains\n")
 	for _, c := range h.baseChains() {

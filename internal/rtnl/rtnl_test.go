@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/internal/lab"
@@ -451,4 +452,21 @@ func TestCloseWhileInUse(t *testing.T) {
 		c.Close()
 		wg.Wait()
 	}
+}
+
+func TestSetFeature(t *testing.T) {
+	l := lab.New(t)
+	c, _ := open(t, l, "a")
+	require.NoError(t, c.AddVeth("v0", "v1", nil, vnet.MAC{}, vnet.MAC{}, 0))
+	require.NoError(t, c.SetFeature("v0", "tx-scatter-gather", false))
+	require.NoError(t, c.SetFeature("v0", "tx-scatter-gather", true))
+	require.ErrorIs(t, c.SetFeature("v0", "hw-tc-offload", true), unix.EOPNOTSUPP, "a veth has no hardware")
+	require.Error(t, c.SetFeature("v0", "no-such-feature", true))
+	require.ErrorIs(t, c.SetFeature("v9", "hw-tc-offload", true), vnet.ErrNotFound)
+	vfs, err := c.VFs("v0")
+	require.NoError(t, err)
+	require.Empty(t, vfs)
+	require.ErrorIs(t, c.SetVFTrust("v0", 0, true), unix.EOPNOTSUPP)
+	_, err = c.Eswitch(t.Context(), "0000:99:00.0")
+	require.Error(t, err)
 }

@@ -356,7 +356,8 @@ func (b *Backend) take(ctx context.Context, h *host, d sriov.Device, pci string)
 		return err
 	}
 	t := h.device(b.owner, d.ID)
-	if t == nil {
+	fresh := t == nil
+	if fresh {
 		n := taken{Owner: b.owner, Device: d, PCI: pci}
 		n.Was.VFs, n.Was.Mode, n.Was.Up = len(p.VFs), p.Mode, p.Up
 		h.devices = append(h.devices, n)
@@ -373,6 +374,9 @@ func (b *Backend) take(ctx context.Context, h *host, d sriov.Device, pci string)
 		return err
 	}
 	if err := b.shape(ctx, h, p, d.VFs, d.Mode); err != nil {
+		if fresh {
+			return errors.Join(err, b.giveUp(ctx, h, d.ID))
+		}
 		t.Device = was // what is recorded decides what ports may get
 		return errors.Join(err, b.j.put(devicePrefix+pci, t))
 	}
@@ -466,7 +470,7 @@ func (b *Backend) giveUp(ctx context.Context, h *host, id string) error {
 		if err := b.shape(ctx, h, p, t.Was.VFs, t.Was.Mode); err != nil {
 			return err
 		}
-		if dev := b.netdev(t.PCI); dev != "" && !t.Was.Up {
+		if dev := b.netdev(t.PCI); dev != "" && p.Up && !t.Was.Up {
 			if err := b.k.setUp(dev, false); err != nil {
 				return err
 			}
