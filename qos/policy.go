@@ -154,3 +154,25 @@ func (l Limits) Validate() error {
 	e.is(l.PPS > 0 && l.MinPPS > l.PPS, "min_pps", l.MinPPS, "is above max_pps, "+strconv.Itoa(int(l.PPS)))
 	return e.err()
 }
+
+// VFRates are the rates of a virtual function (sriov.Port) that has shape s:
+// cards promise and limit what is sent, in whole Mbit/s, and nothing else. The
+// rest of s is refused by name, [*vnet.UnsupportedError], except what is only
+// promised (qos/placement).
+func (s Shape) VFRates() (minKbps, maxKbps int, err error) {
+	for _, x := range []struct {
+		name  string
+		asked bool
+	}{
+		{"ingress bandwidth", s.Ingress.Kbps > 0},
+		{"egress packet rate", s.Egress.PPS > 0},
+		{"ingress packet rate", s.Ingress.PPS > 0},
+		{"egress burst", s.Egress.BurstKbit > 0},
+		{"DSCP", s.DSCP != nil},
+	} {
+		if x.asked {
+			return 0, 0, &vnet.UnsupportedError{Feature: x.name + " of a VF", Backend: "SR-IOV", Need: "a port that the host's switch carries"}
+		}
+	}
+	return int(s.Egress.MinKbps), int(s.Egress.Kbps), nil
+}

@@ -161,3 +161,22 @@ func TestDiffMakesIt(t *testing.T) {
 		require.Equal(r, b, m.Kernel().State())
 	})
 }
+
+func TestVFRates(t *testing.T) {
+	low, high, err := qos.Shape{Egress: qos.Limits{MinKbps: 5_000, Kbps: 10_000}, Ingress: qos.Limits{MinKbps: 7_000}}.VFRates()
+	require.NoError(t, err)
+	require.Equal(t, [2]int{5_000, 10_000}, [2]int{low, high})
+	mark := uint8(46)
+	for name, s := range map[string]qos.Shape{
+		"ingress bandwidth":   {Ingress: qos.Limits{Kbps: 1}},
+		"egress packet rate":  {Egress: qos.Limits{PPS: 1}},
+		"ingress packet rate": {Ingress: qos.Limits{PPS: 1}},
+		"egress burst":        {Egress: qos.Limits{Kbps: 1000, BurstKbit: 100}},
+		"DSCP":                {DSCP: &mark},
+	} {
+		_, _, err := s.VFRates()
+		var u *vnet.UnsupportedError
+		require.ErrorAs(t, err, &u, name)
+		require.Contains(t, u.Feature, name)
+	}
+}
