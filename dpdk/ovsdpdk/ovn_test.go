@@ -49,6 +49,14 @@ func TestVhostUserOVN(t *testing.T) {
 	require.ErrorIs(t, err, vnet.ErrNotReady, "DPDK is not initialised yet")
 	require.NoError(t, s.setup.EnsureConfig(ctx, s.config))
 	require.NoError(t, s.setup.WaitReady(ctx))
+	// The chassis has a connection of its own, which hears of it a moment later.
+	lab.Eventually(t, 10*time.Second, "the chassis hears that DPDK is ready", func() bool {
+		_, err := s.fabric.Plug(ctx, client)
+		if err != nil {
+			require.ErrorIs(t, err, vnet.ErrNotReady)
+		}
+		return err == nil
+	})
 	for i := range s.m {
 		a := overlay.Attachment{PortID: port(i).ID, Kind: overlay.VhostUserClient, Socket: s.socket(i)}
 		for range 2 {
