@@ -25,6 +25,7 @@ import (
 	"github.com/vnet-go/vnet/examples/internal/matrix"
 	"github.com/vnet-go/vnet/examples/internal/topology"
 	"github.com/vnet-go/vnet/qos"
+	"github.com/vnet-go/vnet/sriov"
 )
 
 // Files in a cloud's state directory.
@@ -200,6 +201,13 @@ func openSite(ctx context.Context, m *machine.Machine, t *topology.Cloud, h topo
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", h.Name, err)
 	}
+	if s.Holds == share && (len(h.States.SRIOV.Devices) > 0 || anyFunctions()) {
+		own, end := s.Close, func() error { return nil }
+		if s.SRIOV, end, err = wireFunctions(ctx, m.Name, h.Name, log); err != nil {
+			return nil, fmt.Errorf("%s: %w", h.Name, errors.Join(err, own()))
+		}
+		s.Close = func() error { return errors.Join(end(), own()) }
+	}
 	return s, nil
 }
 
@@ -211,7 +219,7 @@ func (a *agent) again(ctx context.Context, name string) error {
 	if s == nil || a.topo == nil || ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return syncAll(ctx, map[string]*Subsystems{name: s.Subsystems}, a.topo, a.topo, a.m.VMNS, vnet.SyncOptions{Force: true}, func(string, time.Duration) {})
+	return syncAll(ctx, map[string]*Subsystems{name: s.Subsystems}, a.topo, a.topo, a.m, vnet.SyncOptions{Force: true}, func(string, time.Duration) {})
 }
 
 func (a *agent) handleSync(w http.ResponseWriter, r *http.Request) {
@@ -238,7 +246,7 @@ func (a *agent) handleSync(w http.ResponseWriter, r *http.Request) {
 		for n, s := range a.sites {
 			sites[n] = s.Subsystems
 		}
-		err = syncAll(r.Context(), sites, &t, old, a.m.VMNS, vnet.SyncOptions{Force: r.URL.Query().Get("force") == "true"}, func(s string, d time.Duration) {
+		err = syncAll(r.Context(), sites, &t, old, a.m, vnet.SyncOptions{Force: r.URL.Query().Get("force") == "true"}, func(s string, d time.Duration) {
 			a.log.Info("synced", "step", s, "seconds", d.Seconds())
 			tell(event{Step: s, Seconds: d.Seconds()})
 		})
@@ -367,6 +375,36 @@ type hostStatus struct {
 	Health   map[string]vnet.Health `json:"health"`
 	Tracking string                 `json:"tracking"` // how security groups hold connections
 	Leases   []dhcp.Lease           `json:"leases"`   // as the DHCP server knows them
+	// Functions are those of cards that ports of the host have, and the cards' word for their rates.
+	Functions []functionStatus `json:"functions,omitempty"`
+}
+
+// functionStatus is a virtual function that a port has.
+type functionStatus struct {
+	sriov.Attachment
+	Settings sriov.Settings `json:"settings"`
+}
+
+// functions are those of a host.
+func (s *Subsystems) functions(ctx context.Context) (out []functionStatus, err error) {
+	if s.SRIOV == nil {
+		return nil, nil
+	}
+	all, err := s.SRIOV.Attachments(ctx)
+	if err != nil {
+		return nil, err
+	}
+	cards, err := s.SRIOV.Discover(ctx)
+	for _, a := range all {
+		x := functionStatus{Attachment: a}
+		for _, c := range cards {
+			if c.PCI == a.PF && a.VF < len(c.VFs) {
+				x.Settings = c.VFs[a.VF].Settings
+			}
+		}
+		out = append(out, x)
+	}
+	return out, err
 }
 
 func (a *agent) handleStatus(w http.ResponseWriter, r *http.Request) {
@@ -375,6 +413,11 @@ func (a *agent) handleStatus(w http.ResponseWriter, r *http.Request) {
 	out := map[string]hostStatus{}
 	for n, h := range a.sites {
 		st := hostStatus{Health: h.health(r.Context())}
+		var err error
+		if st.Functions, err = h.functions(r.Context()); err != nil {
+			http.Error(w, fmt.Sprintf("%s: %v", n, err), http.StatusInternalServerError)
+			return
+		}
 		if h.Holds != nothing {
 			st.Tracking = h.SecGroup.Features(r.Context()).Tracking
 			for l, err := range h.DHCP.Leases(r.Context()) {

@@ -20,6 +20,7 @@ import (
 	"github.com/vnet-go/vnet/qos"
 	"github.com/vnet-go/vnet/router"
 	"github.com/vnet-go/vnet/secgroup"
+	"github.com/vnet-go/vnet/sriov"
 )
 
 // This file knows the contracts and no backend: it is what stays the same
@@ -34,6 +35,7 @@ type Subsystems struct {
 	Router   *router.Service
 	DHCP     *dhcp.Service
 	Metadata *metadata.Service
+	SRIOV    *sriov.Allocator // of a host that holds a share; nil: of none
 	// Serve is what a host of a central platform does besides plugging.
 	Serve func(context.Context) error
 	Holds scope // whose desired state it is told
@@ -103,6 +105,9 @@ type SiteOptions struct {
 	Uplinks map[string]string // a host's uplinks (see qos.Uplink) -> device
 }
 
+// linkTime is how long a card may take to have its link.
+const linkTime = 10 * time.Second
+
 // step is one subsystem's part in the order of making: what connects comes
 // after what filters it, what serves comes last.
 type step struct {
@@ -132,6 +137,25 @@ var steps = []step{
 		},
 		func(ctx context.Context, s *Subsystems, w topology.States, o vnet.SyncOptions) error {
 			return s.QoS.Sync(ctx, enforceable(w.QoS, s.QoS.Features(ctx)), o)
+		}},
+	{"virtual functions",
+		func(ctx context.Context, s *Subsystems, w topology.States) (vnet.Plan, error) {
+			if s.SRIOV == nil {
+				return sriov.Diff(sriov.State{}, w.SRIOV.Canonical()), nil
+			}
+			return s.SRIOV.Plan(ctx, w.SRIOV)
+		},
+		func(ctx context.Context, s *Subsystems, w topology.States, o vnet.SyncOptions) error {
+			if s.SRIOV == nil {
+				return nil
+			}
+			// A card has no link for a moment after its functions were made, and takes no rates then.
+			err := s.SRIOV.Sync(ctx, w.SRIOV, o)
+			for end := time.Now().Add(linkTime); errors.Is(err, vnet.ErrNotReady) && time.Now().Before(end) && ctx.Err() == nil; {
+				time.Sleep(linkTime / 50)
+				err = s.SRIOV.Sync(ctx, w.SRIOV, o)
+			}
+			return err
 		}},
 	{"routers",
 		func(ctx context.Context, s *Subsystems, w topology.States) (vnet.Plan, error) {
@@ -200,7 +224,7 @@ func each(sites map[string]*Subsystems, f func(name string, s *Subsystems) error
 // A network can go only when the router's port on it is gone, which is a later
 // step: what is still in use in the first round goes in the second. old is the
 // topology before, nil when it is not known.
-func syncAll(ctx context.Context, sites map[string]*Subsystems, t, old *topology.Cloud, vmNS func(string) string, o vnet.SyncOptions, told func(string, time.Duration)) error {
+func syncAll(ctx context.Context, sites map[string]*Subsystems, t, old *topology.Cloud, m *machine.Machine, o vnet.SyncOptions, told func(string, time.Duration)) error {
 	begin := time.Now()
 	var known []router.State
 	if old != nil {
@@ -211,8 +235,8 @@ func syncAll(ctx context.Context, sites map[string]*Subsystems, t, old *topology
 		if s.Holds != share {
 			return nil
 		}
-		m, err := leave(ctx, s, t.Host(name).States.Router, t.All.Router, known...)
-		moved.Add(int32(m))
+		n, err := leave(ctx, s, t.Host(name).States.Router, t.All.Router, known...)
+		moved.Add(int32(n))
 		return err
 	})
 	if err != nil {
@@ -243,9 +267,9 @@ func syncAll(ctx context.Context, sites map[string]*Subsystems, t, old *topology
 			return fmt.Errorf("%s: %w", st.name, err)
 		}
 		told(st.name, time.Since(begin))
-		if i == 2 { // filtered and limited before connected
+		if i == 3 { // filtered and limited before connected
 			begin = time.Now()
-			if err := plug(ctx, sites, t, vmNS); err != nil {
+			if err := plug(ctx, sites, t, m); err != nil {
 				return err
 			}
 			told("servers plugged in", time.Since(begin))
@@ -322,14 +346,30 @@ func leave(ctx context.Context, s *Subsystems, here, all router.State, known ...
 }
 
 // plug connects the servers' interfaces to their ports.
-func plug(ctx context.Context, sites map[string]*Subsystems, t *topology.Cloud, vmNS func(string) string) error {
+func plug(ctx context.Context, sites map[string]*Subsystems, t *topology.Cloud, m *machine.Machine) error {
 	return each(sites, func(name string, s *Subsystems) error {
+		functions := map[string]sriov.Attachment{}
+		if s.SRIOV != nil {
+			all, err := s.SRIOV.Attachments(ctx)
+			if err != nil {
+				return err
+			}
+			for _, a := range all {
+				functions[a.PortID] = a
+			}
+		}
 		for _, v := range t.VMs {
 			if v.Host != name {
 				continue
 			}
 			for _, nic := range v.NICs {
-				a := overlay.Attachment{PortID: nic.PortID, Kind: overlay.Veth, Name: nic.Device, Netns: vmNS(v.Name)}
+				if nic.Direct {
+					if err := m.GiveFunction(v.Name, functions[nic.PortID].Netdev, nic.Device); err != nil {
+						return fmt.Errorf("virtual function of port %s: %w", nic.PortID, err)
+					}
+					continue
+				}
+				a := overlay.Attachment{PortID: nic.PortID, Kind: overlay.Veth, Name: nic.Device, Netns: m.VMNS(v.Name)}
 				if _, err := s.Overlay.Plug(ctx, a); err != nil {
 					return err
 				}

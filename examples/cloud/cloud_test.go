@@ -40,13 +40,16 @@ var bin string
 func TestMain(m *testing.M) {
 	flag.Parse()
 	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "cloud-test")
+		self, err := os.Executable()
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		defer os.RemoveAll(dir)
-		bin = filepath.Join(dir, "cloud")
+		bin = self + ".cloud"
+		if lab.InGuest() { // which sees what was built for the test that waits for it
+			return m.Run()
+		}
+		defer os.Remove(bin)
 		if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
 			return 1

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -223,8 +225,30 @@ func (c *cli) status(ctx context.Context) error {
 		}
 	})
 	built(c.out, t)
+	functions(c.out, hosts)
 	machines(c.out, t, st)
 	return nil
+}
+
+// functions prints which port has which virtual function.
+func functions(w io.Writer, hosts map[string]hostStatus) {
+	var rows [][]any
+	for _, h := range slices.Sorted(maps.Keys(hosts)) {
+		for _, f := range hosts[h].Functions {
+			rate := "no limit"
+			if f.Settings.MaxMbps > 0 {
+				rate = fmt.Sprintf("at most %d Mbit/s", f.Settings.MaxMbps)
+			}
+			rows = append(rows, []any{f.PortID, h, f.PCI, fmt.Sprintf("VF %d of %s", f.VF, f.PF), "VLAN " + f.VLAN.String(), fmt.Sprintf("spoof check %t, trusted %t", f.Settings.SpoofCheck, f.Settings.Trusted), rate})
+		}
+	}
+	if len(rows) > 0 {
+		table(w, "Virtual functions", func(add func(...any)) {
+			for _, x := range rows {
+				add(x...)
+			}
+		})
+	}
 }
 
 func (c *cli) matrix(ctx context.Context) error {

@@ -110,6 +110,8 @@ func bootPlan(m *machine.Machine, want []*vm.Spec) vnet.Plan {
 		case err != nil || !running:
 		case have.Same(s) && stErr == nil && st.Phase == vm.Failed:
 			c.Verb, c.Impact, c.Diff = vnet.Update, vnet.ImpactObject, st.Problems
+		case have.Same(s) && lost(m, s) != "":
+			c.Verb, c.Impact, c.Diff = vnet.Update, vnet.ImpactObject, []string{lost(m, s) + ": its virtual function is gone"}
 		case have.Same(s):
 			continue
 		default:
@@ -125,6 +127,16 @@ func bootPlan(m *machine.Machine, want []*vm.Spec) vnet.Plan {
 		}
 	}
 	return p
+}
+
+// lost is a device of a machine that a card took away, when it was reset.
+func lost(m *machine.Machine, s *vm.Spec) string {
+	for _, n := range s.NICs {
+		if n.Direct && !m.HasDevice(s.Name, n.Device) {
+			return n.Device
+		}
+	}
+	return ""
 }
 
 // planAll is what up would do: machines, subsystems of all hosts, boots.
@@ -278,7 +290,7 @@ func (c *cli) up(ctx context.Context) error {
 	if err := a.sync(ctx, t, c.force, func(e event) { p.step("%s", e.Step) }); err != nil {
 		return err
 	}
-	if err := prune(m, t, before); err != nil {
+	if err := prune(ctx, m, t, before); err != nil {
 		return err
 	}
 	states, err := boot(ctx, m, want)
@@ -391,11 +403,11 @@ func sameProgram(pid int) bool {
 
 // prune removes the hardware that is not wanted any more, and what backends
 // made on hosts that are gone.
-func prune(m *machine.Machine, t *topology.Cloud, before []string) error {
+func prune(ctx context.Context, m *machine.Machine, t *topology.Cloud, before []string) error {
 	var errs []error
 	for _, h := range before {
 		if t.Host(h) == nil {
-			errs = append(errs, m.RemoveHost(h))
+			errs = append(errs, m.RemoveHost(h), returnFunctions(ctx, m.Name, []string{h}))
 		}
 	}
 	errs = append(errs, m.Prune(t))
@@ -500,6 +512,9 @@ func (c *cli) down(ctx context.Context) error {
 	p := newProgress(c.progress)
 	hosts := knownHosts(m)
 	if err := m.Remove(hosts); err != nil {
+		return err
+	}
+	if err := returnFunctions(ctx, c.name, hosts); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(m.Dir); err != nil {

@@ -34,6 +34,9 @@ func Patience(d time.Duration) time.Duration {
 	return d
 }
 
+// InGuest reports whether this process is in a guest.
+func InGuest() bool { return os.Getenv(guestEnv) != "" }
+
 // RanInGuest reports whether the test has been run elsewhere: where the
 // kernel lacks the named module ("8021q", "nf_conntrack_bridge"), the same
 // test is run in a virtual machine with a Debian kernel, its result becomes

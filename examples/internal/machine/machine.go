@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -151,12 +152,104 @@ func (m *Machine) Ensure(c *topology.Cloud) error {
 			return fmt.Errorf("%s: %w", filepath.Base(b), err)
 		}
 	}
+	for _, p := range slices.Sorted(maps.Keys(c.Devices)) {
+		if err := cable(m.physicalNS(p), c.Devices[p]); err != nil {
+			return fmt.Errorf("card %s on physical network %s: %w", c.Devices[p], p, err)
+		}
+	}
 	for _, x := range w.wires {
 		if err := x.ensure(); err != nil {
 			return fmt.Errorf("wire from %s to %s in %s: %w", filepath.Base(x.bridge), x.dev, filepath.Base(x.ns), err)
 		}
 	}
 	return nil
+}
+
+// cable makes a card of this machine a port of the bridge in a namespace. When
+// that is removed, the kernel gives the card back.
+func cable(ns, dev string) error {
+	l, err := netlink.LinkByName(dev)
+	switch {
+	case err == nil:
+		if err := moveTo(l, ns, dev); err != nil {
+			return err
+		}
+	case !errors.As(err, new(netlink.LinkNotFoundError)):
+		return err
+	}
+	return Do(ns, func() error {
+		l, err := netlink.LinkByName(dev)
+		if err != nil {
+			return err
+		}
+		br, err := netlink.LinkByName("br0")
+		if err != nil {
+			return err
+		}
+		if l.Attrs().MasterIndex != br.Attrs().Index {
+			if err := netlink.LinkSetMaster(l, br); err != nil {
+				return err
+			}
+		}
+		return netlink.LinkSetUp(l)
+	})
+}
+
+// moveTo moves a device of this namespace to another, under a name.
+func moveTo(l netlink.Link, ns, name string) error {
+	f, err := os.Open(ns)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := netlink.LinkSetDown(l); err != nil {
+		return err
+	}
+	if l.Attrs().Name == name {
+		return netlink.LinkSetNsFd(l, int(f.Fd()))
+	}
+	// One may have that name here already.
+	tmp := "v" + short(name+l.Attrs().Name)
+	if err := netlink.LinkSetName(l, tmp); err != nil {
+		return err
+	}
+	if err := netlink.LinkSetNsFd(l, int(f.Fd())); err != nil {
+		return err
+	}
+	return Do(ns, func() error {
+		l, err := netlink.LinkByName(tmp)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetName(l, name)
+	})
+}
+
+// GiveFunction puts the device of a card's virtual function, by its name on this
+// machine, into a machine's namespace, under a name. "": it is there already.
+func (m *Machine) GiveFunction(vm, dev, name string) error {
+	if dev != "" {
+		l, err := netlink.LinkByName(dev)
+		if err != nil {
+			return err
+		}
+		if err := moveTo(l, m.VMNS(vm), name); err != nil {
+			return err
+		}
+	}
+	return Do(m.VMNS(vm), func() error {
+		l, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetUp(l)
+	})
+}
+
+// HasDevice reports whether a machine has a device of that name.
+func (m *Machine) HasDevice(vm, dev string) bool {
+	l, err := lookup(m.VMNS(vm), dev)
+	return err == nil && l != nil
 }
 
 func ensureBridge(mtu int) error {

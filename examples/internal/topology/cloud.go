@@ -10,6 +10,7 @@ import (
 	"github.com/vnet-go/vnet/qos"
 	"github.com/vnet-go/vnet/router"
 	"github.com/vnet-go/vnet/secgroup"
+	"github.com/vnet-go/vnet/sriov"
 )
 
 // What carries a cloud. The same file means the same on each; what differs is
@@ -33,6 +34,7 @@ type Cloud struct {
 	Underlay     netip.Prefix      `json:"underlay"`
 	UnderlayMTU  int               `json:"underlay_mtu"` // bytes
 	PhysicalNets []string          `json:"physical_networks"`
+	Devices      map[string]string `json:"devices,omitempty"` // physical network -> card of this machine
 	Hosts        []CloudHost       `json:"hosts"`
 	All          States            `json:"all"` // of the whole cloud: what a central backend and the model get
 	VMs          []VM              `json:"vms"`
@@ -51,6 +53,7 @@ type States struct {
 	DHCP     dhcp.State     `json:"dhcp"`
 	Metadata metadata.State `json:"metadata"`
 	QoS      qos.State      `json:"qos"`
+	SRIOV    sriov.State    `json:"sriov,omitzero"` // of a host
 }
 
 // CloudHost is one hypervisor and what its backends are told.
@@ -76,6 +79,7 @@ type NIC struct {
 	Device    string       `json:"device"` // eth0, eth1, ...
 	PortID    string       `json:"port_id"`
 	NetworkID string       `json:"network_id"`
+	Direct    bool         `json:"direct,omitempty"` // a virtual function of a card
 	MAC       vnet.MAC     `json:"mac"`
 	IPs       []netip.Addr `json:"ips"`   // its fixed IPs, by whatever way it gets them
 	Pairs     []netip.Addr `json:"pairs"` // single addresses among its allowed address pairs

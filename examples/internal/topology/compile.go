@@ -218,6 +218,12 @@ func (b *builder) hosts() {
 		path := fmt.Sprintf("physical_networks[%d]", i)
 		if b.claim("physical network", p.Name, path) {
 			c.PhysicalNets = append(c.PhysicalNets, p.Name)
+			if p.Device != "" {
+				if c.Devices == nil {
+					c.Devices = map[string]string{}
+				}
+				c.Devices[p.Name] = p.Device
+			}
 			if !label.MatchString(p.Name) {
 				b.bad(path+".name", "%q must be lower-case letters, digits and hyphens", p.Name)
 			}
@@ -272,6 +278,7 @@ func (b *builder) hosts() {
 			}
 			ways[w.PhysicalNW] = true
 		}
+		b.cards(&ch, h, path)
 		c.Hosts = append(c.Hosts, ch)
 	}
 }
@@ -1062,8 +1069,15 @@ func (b *builder) makePorts() {
 		}
 		b.fixedIPs(n, p)
 		secured := p.PortSecurity == nil || *p.PortSecurity
+		if p.direct() && secured && (p.Groups == nil || len(*p.Groups) > 0) {
+			b.bad(p.path+".security_groups", "security groups cannot hold on a virtual function: set security_groups to [], or port_security_enabled to false")
+		}
+		secured = secured && !p.direct() // the card checks its MAC, and that is all
 		sp := secgroup.Port{ID: p.Name, NetworkID: n.Name, MAC: p.MAC, FixedIPs: p.ips, DisablePortSecurity: !secured, Host: p.host}
 		switch {
+		case p.direct() && len(p.Pairs) > 0:
+			b.bad(p.path+".allowed_address_pairs", "the card of a direct port knows of one MAC")
+		case p.direct():
 		case !secured && p.Groups != nil && len(*p.Groups) > 0:
 			b.bad(p.path+".security_groups", "a port without port security has none")
 		case !secured && len(p.Pairs) > 0:
@@ -1223,7 +1237,10 @@ func (b *builder) makeServers() {
 			if h := b.c.Host(vm.Host); h != nil && n.PhysicalNW != "" && !slices.Contains(h.PhysicalNets, n.PhysicalNW) {
 				b.bad(path+".host", "host %q is not cabled to physical network %q of network %q", vm.Host, n.PhysicalNW, n.Name)
 			}
-			nic := NIC{Device: fmt.Sprintf("eth%d", len(vm.NICs)), PortID: p.Name, NetworkID: n.Name, MAC: p.MAC, IPs: p.ips}
+			nic := NIC{Device: fmt.Sprintf("eth%d", len(vm.NICs)), PortID: p.Name, NetworkID: n.Name, Direct: p.direct(), MAC: p.MAC, IPs: p.ips}
+			if p.direct() {
+				b.function(p, n, vm.Host)
+			}
 			for _, pair := range p.Pairs {
 				if pair.IP.IsValid() && pair.IP.IsSingleIP() {
 					nic.Pairs = append(nic.Pairs, pair.IP.Addr())
@@ -1236,8 +1253,10 @@ func (b *builder) makeServers() {
 				for _, r := range sn.HostRoutes {
 					ma.Routes = append(ma.Routes, metadata.NICHostRoute(r))
 				}
-				dynamic := sn.RAMode != "" && sn.router != ""
+				dynamic := sn.RAMode != "" && sn.router != "" && !p.direct()
 				switch {
+				case p.direct(): // its addresses are on its config drive
+					ma.Type = map[bool]string{true: "ipv4", false: "ipv6"}[sn.v4()]
 				case sn.v4() && sn.dhcp():
 					nic.DHCP4, ma.Type = true, "ipv4_dhcp"
 					dynamic = true
@@ -1493,7 +1512,7 @@ func (b *builder) makeDHCP() {
 		}
 	}
 	for _, p := range b.portList {
-		if p.server == nil {
+		if p.server == nil || p.direct() {
 			continue
 		}
 		r := dhcp.Reservation{ID: p.Name, NetworkID: p.Network, MAC: p.MAC, Hostname: p.server.Name, Host: p.host}

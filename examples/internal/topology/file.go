@@ -34,10 +34,21 @@ type Underlay struct {
 
 // Host is a hypervisor.
 type Host struct {
-	Name         string      `yaml:"name,required" doc:"Name of the host."`
-	LocalIP      netip.Addr  `yaml:"local_ip" doc:"Its tunnel end in the underlay. Default: by its place in the list."`
-	PhysicalNets []string    `yaml:"physical_networks" doc:"Physical networks it is cabled to. Default: all."`
-	Bandwidths   []Bandwidth `yaml:"bandwidths" doc:"What its ways out carry. Minimum bandwidths are promised of these, and of nothing else."`
+	Name         string        `yaml:"name,required" doc:"Name of the host."`
+	LocalIP      netip.Addr    `yaml:"local_ip" doc:"Its tunnel end in the underlay. Default: by its place in the list."`
+	PhysicalNets []string      `yaml:"physical_networks" doc:"Physical networks it is cabled to. Default: all."`
+	Bandwidths   []Bandwidth   `yaml:"bandwidths" doc:"What its ways out carry. Minimum bandwidths are promised of these, and of nothing else."`
+	SRIOVDevices []SRIOVDevice `yaml:"sriov_devices" doc:"Network cards of this machine whose virtual functions go to ports with binding:vnic_type direct."`
+}
+
+// SRIOVDevice is a card with SR-IOV (sriov.Device).
+type SRIOVDevice struct {
+	Name        string   `yaml:"name,required" doc:"Its device on this machine, as ens1f0, or its PCI address."`
+	PhysicalNW  string   `yaml:"physical_network,required" doc:"Physical network it is cabled to."`
+	VFs         int      `yaml:"vfs,required" doc:"How many virtual functions it has."`
+	Exclude     []string `yaml:"exclude" doc:"PCI addresses of virtual functions that no port gets."`
+	EgressKbps  uint32   `yaml:"egress_kbps" doc:"kbit/s that may be promised out of it. Unset: nothing is."`
+	IngressKbps uint32   `yaml:"ingress_kbps" doc:"kbit/s that may be promised into it. Unset: nothing is."`
 }
 
 // Bandwidth is what one way out of a host carries.
@@ -49,7 +60,8 @@ type Bandwidth struct {
 
 // PhysicalNetwork is a layer 2 network outside the cloud.
 type PhysicalNetwork struct {
-	Name string `yaml:"name,required" doc:"Name, as provider:physical_network says it."`
+	Name   string `yaml:"name,required" doc:"Name, as provider:physical_network says it."`
+	Device string `yaml:"device" doc:"A network card of this machine by which it goes out of it. Default: it stays inside."`
 }
 
 // Network is a Neutron network.
@@ -178,7 +190,17 @@ type Port struct {
 	Pairs        []AddressPair `yaml:"allowed_address_pairs" doc:"Further addresses it may use as its own."`
 	PortSecurity *bool         `yaml:"port_security_enabled" doc:"false: nothing is filtered. Default true."`
 	QoSPolicy    string        `yaml:"qos_policy_id" doc:"Default: its network's."`
+	VNICType     string        `yaml:"binding:vnic_type" enum:"normal,direct" doc:"direct: a virtual function of a card, which no security group can hold on: it needs security_groups [] or no port security. Default normal."`
+	Profile      Profile       `yaml:"binding:profile" doc:"What else is said of a direct port."`
 }
+
+// Profile is what of binding:profile means something here.
+type Profile struct {
+	Trusted bool `yaml:"trusted" doc:"The server may change its MAC and be promiscuous."`
+}
+
+// direct reports whether a port is to have a virtual function.
+func (p Port) direct() bool { return p.VNICType == "direct" }
 
 // AddressPair is an allowed address pair.
 type AddressPair struct {

@@ -131,7 +131,7 @@ func (b *builder) makeQoS() {
 			x.Uplink = qos.Tunnelled
 		}
 		// Where nothing is said of the way out, there is nothing to promise.
-		if !slices.ContainsFunc(a.Uplinks, func(u qos.Uplink) bool { return u.Name == x.Uplink && u.Host == x.Host }) || n.Type == "local" {
+		if !slices.ContainsFunc(a.Uplinks, func(u qos.Uplink) bool { return u.Name == x.Uplink && u.Host == x.Host }) || n.Type == "local" || p.direct() {
 			x.Uplink = ""
 		}
 		a.Ports = append(a.Ports, x)
@@ -186,6 +186,14 @@ func (b *builder) makeQoS() {
 		b.contract("", vnet.In("qos", err))
 		return
 	}
+	s.Ports = slices.DeleteFunc(s.Ports, func(p qos.Port) bool {
+		x := b.ports[p.ID]
+		if !x.direct() {
+			return false
+		}
+		b.rates(x, p.Shape)
+		return true
+	})
 	b.c.All.QoS = s
 }
 
@@ -208,6 +216,15 @@ func (b *builder) promise(s qos.State) {
 		if err == nil {
 			err = ledger.EnsureProviders(ctx, false, tree...)
 		}
+		if cards := b.f.Hosts[i].SRIOVDevices; err == nil && len(cards) > 0 {
+			host.Kind, host.Devices, host.VNICTypes = placement.AgentSRIOV, nil, []string{"direct"}
+			for _, d := range cards {
+				host.Devices = append(host.Devices, placement.Device{Name: d.Name, PhysicalNetwork: d.PhysicalNW, EgressKbps: int64(d.EgressKbps), IngressKbps: int64(d.IngressKbps)})
+			}
+			if tree, err = placement.HostProviders(host); err == nil {
+				err = ledger.EnsureProviders(ctx, false, tree...)
+			}
+		}
 		if err != nil {
 			b.contract(fmt.Sprintf("hosts[%d]", i), err)
 			return
@@ -215,7 +232,8 @@ func (b *builder) promise(s qos.State) {
 	}
 	for _, p := range s.Ports {
 		n := b.networks[b.ports[p.ID].Network]
-		r, asks, err := placement.PortRequest(placement.Port{ID: p.ID, PhysicalNetwork: n.PhysicalNW, EgressKbps: int64(p.Egress.MinKbps), IngressKbps: int64(p.Ingress.MinKbps)})
+		r, asks, err := placement.PortRequest(placement.Port{ID: p.ID, PhysicalNetwork: n.PhysicalNW, EgressKbps: int64(p.Egress.MinKbps), IngressKbps: int64(p.Ingress.MinKbps),
+			VNICType: b.ports[p.ID].VNICType})
 		if err == nil && asks {
 			r.Hosts = []string{p.Host}
 			_, err = ledger.Claim(ctx, p.ID, r)

@@ -18,7 +18,7 @@ func (b *builder) split() {
 		s := &h.States
 		needs := map[string]bool{}
 		for _, p := range c.All.Overlay.Ports {
-			if p.Host == h.Name {
+			if p.Host == h.Name && !b.ports[p.ID].direct() {
 				s.Overlay.Ports = append(s.Overlay.Ports, p)
 				needs[p.NetworkID] = true
 			}

@@ -24,6 +24,9 @@ var update = flag.Bool("update", false, "write what was got as what is wanted")
 func files(t *testing.T) []string {
 	more, err := filepath.Glob("../../topologies/*.yaml")
 	require.NoError(t, err)
+	hardware, err := filepath.Glob("../../topologies/hardware/*.yaml")
+	require.NoError(t, err)
+	more = append(more, hardware...)
 	return append(more, "../../cloud/topology.yaml")
 }
 
@@ -155,6 +158,20 @@ routers:
   - {name: r, external_gateway_info: {network_id: ext}, interfaces: [{subnet_id: a4}, {subnet_id: a6}]}
 `
 
+// cards is a host with a card.
+const cards = `name: t
+hosts: [{name: h1, sriov_devices: [{name: eth9, physical_network: ph, vfs: 2, egress_kbps: 1000}]}]
+physical_networks: [{name: ph}]
+networks:
+  - name: d
+    provider:network_type: vlan
+    provider:physical_network: ph
+    provider:segmentation_id: 7
+    subnets: [{name: d4, cidr: 10.9.0.0/24}]
+  - name: a
+    subnets: [{name: a4, cidr: 10.8.0.0/24}]
+`
+
 // Each mistake is said with its line. The line is where "<--" stands in the
 // text; what is said there is what follows it.
 func TestMistakes(t *testing.T) {
@@ -233,6 +250,11 @@ func TestMistakes(t *testing.T) {
 		{"mark of ingress", base + "qos_policies:\n  - name: q\n    rules: [{type: dscp_marking, direction: ingress, dscp_mark: 8}] <-- only what is sent is marked"},
 		{"policy of forwards", base + "servers: [{name: w, networks: [{network: a}]}]\nqos_policies: [{name: q, rules: []}]\nfloatingips:\n  - {name: f, floating_network_id: ext, qos_policy_id: q, port_forwardings: [{protocol: tcp, external_port: 1, internal_port: 1, internal_port_id: w}]} <-- has the gateway's"},
 		{"more promised than there is", strings.Replace(base, "{name: h1}", "{name: h1, bandwidths: [{egress_kbps: 1000}]}", 1) + "qos_policies: [{name: q, rules: [{type: minimum_bandwidth, min_kbps: 600}]}]\nports:\n  - {name: p1, network_id: a, qos_policy_id: q}\n  - {name: p2, network_id: a, qos_policy_id: q} <-- host \"h1\" has not the minimum bandwidth that port \"p2\" asks for\nservers: [{name: w1, networks: [{port: p1}]}, {name: w2, networks: [{port: p2}]}]"},
+		{"groups on a function", cards + "ports:\n  - name: p <-- security groups cannot hold on a virtual function\n    network_id: d\n    binding:vnic_type: direct\nservers: [{name: w, networks: [{port: p}]}]"},
+		{"function of a tunnel", cards + "ports:\n  - name: p\n    network_id: a\n    security_groups: []\n    binding:vnic_type: direct <-- network \"a\" is of type \"vxlan\"\nservers: [{name: w, networks: [{port: p}]}]"},
+		{"no card", strings.Replace(cards, "sriov_devices: [{name: eth9, physical_network: ph, vfs: 2, egress_kbps: 1000}]", "", 1) + "ports:\n  - name: p\n    network_id: d\n    security_groups: []\n    binding:vnic_type: direct <-- host \"h1\" has no card\nservers: [{name: w, networks: [{port: p}]}]"},
+		{"not of a function", cards + "qos_policies: [{name: q, rules: [{type: dscp_marking, dscp_mark: 10}]}]\nports:\n  - name: p\n    network_id: d\n    security_groups: []\n    binding:vnic_type: direct\n    qos_policy_id: q <-- DSCP of a VF\nservers: [{name: w, networks: [{port: p}]}]"},
+		{"more promised of a card", cards + "qos_policies: [{name: q, rules: [{type: minimum_bandwidth, min_kbps: 2000}]}]\nports:\n  - {name: p, network_id: d, security_groups: [], binding:vnic_type: direct, qos_policy_id: q} <-- host \"h1\" has not the minimum bandwidth\nservers: [{name: w, networks: [{port: p}]}]"},
 		{"promised by nobody", base + "qos_policies: [{name: q, rules: [{type: minimum_bandwidth, direction: ingress, min_kbps: 600}]}]\nservers: [{name: w1, networks: [{port: p1}]}]\nports:\n  - {name: p1, network_id: a, qos_policy_id: q} <-- host \"h1\" has not the minimum bandwidth that port \"p1\" asks for"},
 		{"bandwidth twice", strings.Replace(base, "{name: h2}]", "{name: h2, bandwidths: [{egress_kbps: 1}, {egress_kbps: 2}]}] <-- hosts[1].bandwidths[1]: there is another", 1)},
 		{"underlay", base + "underlay: {cidr: 192.0.2.1/24} <-- did you mean 192.0.2.0/24?"},
