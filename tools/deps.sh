@@ -35,6 +35,7 @@ case ${1:-test} in test | bench)
 	# Open vSwitch with DPDK, and guests of it; the plain switch stays the one in the PATH.
 	need openvswitch-switch-dpdk /usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk
 	need dpdk-dev dpdk-testpmd
+	need python3-placement /usr/lib/python3/dist-packages/placement/wsgi.py # OpenStack's own ledger, beside ours
 	# The guest with a Debian kernel (internal/lab).
 	need busybox-static /bin/busybox
 	need kmod modprobe

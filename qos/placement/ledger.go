@@ -180,7 +180,7 @@ func pause(ctx context.Context, try int) error {
 func (l *Ledger) retry(ctx context.Context, f func() error) error {
 	var err error
 	for try := 1; try <= l.o.Tries; try++ {
-		if err = f(); !errors.Is(err, vnet.ErrConflict) {
+		if err = f(); !errors.Is(err, vnet.ErrConflict) || errors.Is(err, errNone) {
 			return err
 		}
 		if err := pause(ctx, try); err != nil {
@@ -301,10 +301,10 @@ func (l *Ledger) within(ctx context.Context, a Allocation, r Request) (Candidate
 	r.Hosts = []string{host}
 	found, err := m.Candidates(ctx, r, l.o.Policy, 1)
 	if err == nil && len(found) == 0 {
-		err = fmt.Errorf("host %s has it not: %w", host, vnet.ErrConflict)
+		err = fmt.Errorf("%w: %w", errNone, vnet.ErrConflict)
 	}
 	if err != nil {
-		return Candidate{}, err
+		return Candidate{}, fmt.Errorf("host %s: %w", host, err)
 	}
 	return found[0], nil
 }

@@ -440,10 +440,10 @@ func (m *Memory) Candidates(ctx context.Context, r Request, policy Policy, limit
 		for _, c := range search.onHost(h, r, policy, func(load float64) bool {
 			return len(best) < limit || policy.mayPrecede(load, best[limit-1].Load)
 		}) {
-			if len(best) == limit && policy.compare(c, best[limit-1]) >= 0 {
+			if len(best) == limit && policy.Compare(c, best[limit-1]) >= 0 {
 				continue
 			}
-			at, _ := slices.BinarySearchFunc(best, c, policy.compare)
+			at, _ := slices.BinarySearchFunc(best, c, policy.Compare)
 			best = slices.Insert(best, at, c)
 			best = best[:min(len(best), limit)]
 		}
@@ -499,7 +499,7 @@ func (s *search) onHost(h *node, r Request, policy Policy, wanted func(load floa
 		for k, n := range s.chosen {
 			c.Providers[r.Groups[k].ID] = n.ID
 		}
-		at, _ := slices.BinarySearchFunc(out, c, policy.compare)
+		at, _ := slices.BinarySearchFunc(out, c, policy.Compare)
 		out = slices.Insert(out, at, c)
 		out = out[:min(len(out), perHost)]
 	}

@@ -146,7 +146,8 @@ const (
 	Pack   Policy = "pack"   // the most loaded first, that emptier ones stay empty
 )
 
-func (p Policy) compare(a, b Candidate) int {
+// Compare is for stores: it orders candidates, best first.
+func (p Policy) Compare(a, b Candidate) int {
 	load := cmp.Compare(a.Load, b.Load)
 	if p == Pack {
 		load = -load

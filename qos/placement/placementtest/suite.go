@@ -35,6 +35,8 @@ type Harness struct {
 	Reopen func(t testing.TB, s placement.Store) placement.Store
 	// Draws is how many random sequences are tried. Default 60.
 	Draws int
+	// Workers is how many claim at the same time, 25 times each. Default 16.
+	Workers int
 }
 
 // Run runs the suite.
@@ -365,7 +367,11 @@ func concurrent(t *testing.T, h Harness) {
 			}
 		}
 	})
-	for w := range 16 {
+	workers := h.Workers
+	if workers == 0 {
+		workers = 16
+	}
+	for w := range workers {
 		work.Go(func() {
 			id := fmt.Sprintf("w%d", w)
 			rnd := rand.New(rand.NewPCG(uint64(w), 1))
