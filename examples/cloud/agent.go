@@ -186,6 +186,14 @@ func openSite(ctx context.Context, m *machine.Machine, t *topology.Cloud, h topo
 			}
 		}
 		o.OVS, o.Peers = m.OVS(h.Name), t.TunnelEnds()
+		if h.DPDK != nil {
+			pages, err := m.PagesBefore()
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", h.Name, err)
+			}
+			c := m.DPDK(h, pages)
+			o.DPDK = &c
+		}
 		o.Uplinks = map[string]string{qos.Tunnelled: machine.UnderlayDevice}
 		for _, p := range h.PhysicalNets {
 			o.Uplinks[p] = machine.PhysicalDevice(p)

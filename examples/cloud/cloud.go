@@ -13,6 +13,7 @@ import (
 
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/dhcp"
+	"github.com/vnet-go/vnet/dpdk"
 	"github.com/vnet-go/vnet/examples/internal/machine"
 	"github.com/vnet-go/vnet/examples/internal/topology"
 	"github.com/vnet-go/vnet/metadata"
@@ -35,6 +36,8 @@ type Subsystems struct {
 	Router   *router.Service
 	DHCP     *dhcp.Service
 	Metadata *metadata.Service
+	DPDK     *dpdk.Setup // of a host whose switch has it; nil: none
+	dpdk     dpdk.Config
 	SRIOV    *sriov.Allocator // of a host that holds a share; nil: of none
 	// Serve is what a host of a central platform does besides plugging.
 	Serve func(context.Context) error
@@ -99,6 +102,8 @@ type SiteOptions struct {
 
 	OVN machine.OVNEndpoints
 	OVS machine.OVSEndpoint // a host's
+	// DPDK is what a host's switch is to be with it; nil: without.
+	DPDK *dpdk.Config
 	// Bridges are the management sockets of the integration bridges of all hosts,
 	// which a central backend asks what limits have counted.
 	Bridges []string
@@ -117,6 +122,22 @@ type step struct {
 }
 
 var steps = []step{
+	{"DPDK",
+		func(ctx context.Context, s *Subsystems, _ topology.States) (vnet.Plan, error) {
+			if s.DPDK == nil {
+				return vnet.Plan{}, nil
+			}
+			return s.DPDK.Plan(ctx, dpdk.State{Config: s.dpdk})
+		},
+		func(ctx context.Context, s *Subsystems, _ topology.States, _ vnet.SyncOptions) error {
+			if s.DPDK == nil {
+				return nil
+			}
+			if err := s.DPDK.EnsureConfig(ctx, s.dpdk); err != nil {
+				return err
+			}
+			return s.DPDK.WaitReady(ctx)
+		}},
 	{"networks and ports",
 		func(ctx context.Context, s *Subsystems, w topology.States) (vnet.Plan, error) {
 			return s.Overlay.Plan(ctx, w.Overlay)
@@ -267,7 +288,7 @@ func syncAll(ctx context.Context, sites map[string]*Subsystems, t, old *topology
 			return fmt.Errorf("%s: %w", st.name, err)
 		}
 		told(st.name, time.Since(begin))
-		if i == 3 { // filtered and limited before connected
+		if st.name == "virtual functions" { // filtered and limited before connected
 			begin = time.Now()
 			if err := plug(ctx, sites, t, m); err != nil {
 				return err
@@ -369,8 +390,20 @@ func plug(ctx context.Context, sites map[string]*Subsystems, t *topology.Cloud, 
 					}
 					continue
 				}
+				if nic.VhostUser {
+					a := overlay.Attachment{PortID: nic.PortID, Kind: overlay.VhostUserClient, Socket: m.Socket(name, v.Name, nic.Device)}
+					if _, err := s.Overlay.Plug(ctx, a); err != nil {
+						return err
+					}
+					continue
+				}
 				a := overlay.Attachment{PortID: nic.PortID, Kind: overlay.Veth, Name: nic.Device, Netns: m.VMNS(v.Name)}
 				if _, err := s.Overlay.Plug(ctx, a); err != nil {
+					return err
+				}
+			}
+			if len(v.NICs) > 0 && v.NICs[0].VhostUser {
+				if err := m.Hypervise(ctx, name, v.Name, v.NICs); err != nil {
 					return err
 				}
 			}

@@ -50,3 +50,38 @@ func TestGuestSRIOV(t *testing.T) {
 		return err == nil
 	})
 }
+
+// A machine attached by vhost-user to a switch with DPDK.
+func TestDPDK(t *testing.T) {
+	pages := func() string {
+		b, err := os.ReadFile("/sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages")
+		require.NoError(t, err)
+		return strings.TrimSpace(string(b))
+	}
+	before := pages()
+	c := newCloud(t, "../topologies/hardware/dpdk.yaml")
+	c.backend = "ovs"
+	r := c.up()
+	assert.NotEqual(t, before, pages())
+	for _, name := range []string{"fast1", "slow1"} {
+		assert.Equal(t, vm.Ready, r.vm(name).Phase, name)
+	}
+	assert.NotNil(t, r.vm("fast1").Metadata)
+	assert.True(t, r.seen(t, "slow1", "tcp", "10.1.0.11", 80).OK)
+	assert.False(t, r.seen(t, "slow1", "tcp", "10.1.0.11", 22).OK, "what no rule allows")
+	assert.Empty(t, c.plan().Changes)
+	assert.Contains(t, c.must("limits", "--name", c.name), "fast1-port")
+	assert.Contains(t, c.must("status", "--name", c.name), "/ovs/h1/vhost/")
+
+	// The hypervisor ends, and its machine with it; the switch goes on.
+	require.NoError(t, c.machine().Kill("vm fast1"))
+	require.NoError(t, c.machine().Kill("hv-fast1"))
+	r = c.up()
+	assert.True(t, r.seen(t, "fast1", "icmp", "10.1.0.21", 0).OK)
+
+	c.must("down", "--name", c.name)
+	assert.Equal(t, before, pages(), "huge pages are given back")
+	mounts, err := os.ReadFile("/proc/mounts")
+	require.NoError(t, err)
+	assert.NotContains(t, string(mounts), c.name)
+}

@@ -226,8 +226,28 @@ func (c *cli) status(ctx context.Context) error {
 	})
 	built(c.out, t)
 	functions(c.out, hosts)
+	sockets(c.out, m, t)
 	machines(c.out, t, st)
 	return nil
+}
+
+// sockets prints where the hypervisors of machines on hosts with DPDK listen.
+func sockets(w io.Writer, m *machine.Machine, t *topology.Cloud) {
+	var rows [][]any
+	for _, v := range t.VMs {
+		for _, n := range v.NICs {
+			if n.VhostUser {
+				rows = append(rows, []any{n.PortID, v.Host, m.Socket(v.Host, v.Name, n.Device)})
+			}
+		}
+	}
+	if len(rows) > 0 {
+		table(w, "vhost-user", func(add func(...any)) {
+			for _, x := range rows {
+				add(x...)
+			}
+		})
+	}
 }
 
 // functions prints which port has which virtual function.

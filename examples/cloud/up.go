@@ -256,7 +256,7 @@ func (c *cli) up(ctx context.Context) error {
 	boots := bootPlan(m, want)
 	for _, ch := range boots.Changes {
 		// Off before its ports change; a new machine may have been killed half-way.
-		if err := errors.Join(m.Kill("vm "+ch.ID), m.Reset(ch.ID)); err != nil {
+		if err := errors.Join(m.Kill("vm "+ch.ID), m.Kill("hv-"+ch.ID), m.Reset(ch.ID)); err != nil {
 			return err
 		}
 		if ch.Verb == vnet.Delete {
@@ -514,7 +514,7 @@ func (c *cli) down(ctx context.Context) error {
 	if err := m.Remove(hosts); err != nil {
 		return err
 	}
-	if err := returnFunctions(ctx, c.name, hosts); err != nil {
+	if err := errors.Join(returnFunctions(ctx, c.name, hosts), m.ReturnPages()); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(m.Dir); err != nil {

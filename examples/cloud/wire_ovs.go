@@ -9,6 +9,8 @@ import (
 	"github.com/vnet-go/vnet"
 	"github.com/vnet-go/vnet/dhcp"
 	"github.com/vnet-go/vnet/dhcp/ovsdhcp"
+	"github.com/vnet-go/vnet/dpdk"
+	"github.com/vnet-go/vnet/dpdk/ovsdpdk"
 	"github.com/vnet-go/vnet/linux"
 	"github.com/vnet-go/vnet/metadata"
 	"github.com/vnet-go/vnet/metadata/ovsmetadata"
@@ -70,6 +72,14 @@ func wireOVS(ctx context.Context, o SiteOptions) (_ *Subsystems, err error) {
 	s.DHCP, err4 = dhcp.New(db, nil)
 	s.Metadata, err5 = metadata.New(mb, nil)
 	s.QoS, err6 = qos.New(qb, nil)
+	if o.DPDK != nil {
+		b, err := ovsdpdk.New(sw, nil)
+		if err == nil {
+			s.dpdk = *o.DPDK
+			s.DPDK, err = dpdk.New(b)
+		}
+		err6 = errors.Join(err6, err)
+	}
 	return s, errors.Join(err1, err2, err3, err4, err5, err6)
 }
 

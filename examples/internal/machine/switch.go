@@ -85,6 +85,13 @@ func (m *Machine) EnsureOVS(ctx context.Context, c *topology.Cloud) error {
 	if err := programs("openvswitch-switch", "ovsdb-server", "ovsdb-tool", "ovs-vswitchd", "ovs-vsctl"); err != nil {
 		return err
 	}
+	for _, h := range c.Hosts {
+		if h.DPDK != nil {
+			if err := errors.Join(m.prepareDPDK(), m.hasDPDK(h.Name)); err != nil {
+				return fmt.Errorf("host %s: %w", h.Name, err)
+			}
+		}
+	}
 	return m.eachSwitch(c, func(h topology.CloudHost) error { return m.ensureSwitch(ctx, c, h) })
 }
 
@@ -143,7 +150,11 @@ func (m *Machine) ensureSwitch(ctx context.Context, c *topology.Cloud, h topolog
 	if err := vsctl(append(args, more...)...); err != nil {
 		return err
 	}
-	if _, err := d.daemon("vswitchd", "ovs-vswitchd", "unix:"+d.sock("db")); err != nil {
+	program := "ovs-vswitchd"
+	if h.DPDK != nil {
+		program = dpdkSwitch
+	}
+	if _, err := d.daemon("vswitchd", program, "unix:"+d.sock("db")); err != nil {
 		return err
 	}
 	if err := vsctl("--timeout=20", "set", "Open_vSwitch", ".", "external_ids:up="+fmt.Sprint(time.Now().UnixNano())); err != nil { // waits for the bridges

@@ -62,6 +62,7 @@ type CloudHost struct {
 	LocalIP      netip.Addr  `json:"local_ip"`
 	PhysicalNets []string    `json:"physical_networks"`
 	Bandwidths   []Bandwidth `json:"bandwidths,omitempty"`
+	DPDK         *DPDK       `json:"dpdk,omitempty"`
 	States       States      `json:"states"`
 }
 
@@ -79,7 +80,8 @@ type NIC struct {
 	Device    string       `json:"device"` // eth0, eth1, ...
 	PortID    string       `json:"port_id"`
 	NetworkID string       `json:"network_id"`
-	Direct    bool         `json:"direct,omitempty"` // a virtual function of a card
+	Direct    bool         `json:"direct,omitempty"`     // a virtual function of a card
+	VhostUser bool         `json:"vhost_user,omitempty"` // by a socket of the switch's host
 	MAC       vnet.MAC     `json:"mac"`
 	IPs       []netip.Addr `json:"ips"`   // its fixed IPs, by whatever way it gets them
 	Pairs     []netip.Addr `json:"pairs"` // single addresses among its allowed address pairs

@@ -279,6 +279,9 @@ func (b *builder) hosts() {
 			ways[w.PhysicalNW] = true
 		}
 		b.cards(&ch, h, path)
+		if h.DPDK != nil {
+			b.dpdk(&ch, h, path+".dpdk")
+		}
 		c.Hosts = append(c.Hosts, ch)
 	}
 }
@@ -1240,6 +1243,8 @@ func (b *builder) makeServers() {
 			nic := NIC{Device: fmt.Sprintf("eth%d", len(vm.NICs)), PortID: p.Name, NetworkID: n.Name, Direct: p.direct(), MAC: p.MAC, IPs: p.ips}
 			if p.direct() {
 				b.function(p, n, vm.Host)
+			} else if h := b.c.Host(vm.Host); h != nil && h.DPDK != nil {
+				nic.VhostUser = true
 			}
 			for _, pair := range p.Pairs {
 				if pair.IP.IsValid() && pair.IP.IsSingleIP() {

@@ -38,7 +38,15 @@ type Host struct {
 	LocalIP      netip.Addr    `yaml:"local_ip" doc:"Its tunnel end in the underlay. Default: by its place in the list."`
 	PhysicalNets []string      `yaml:"physical_networks" doc:"Physical networks it is cabled to. Default: all."`
 	Bandwidths   []Bandwidth   `yaml:"bandwidths" doc:"What its ways out carry. Minimum bandwidths are promised of these, and of nothing else."`
+	DPDK         *DPDK         `yaml:"dpdk" doc:"Its switch has DPDK, and its machines are attached by vhost-user. On Open vSwitch only."`
 	SRIOVDevices []SRIOVDevice `yaml:"sriov_devices" doc:"Network cards of this machine whose virtual functions go to ports with binding:vnic_type direct."`
+}
+
+// DPDK is what a host's switch gets to be one with DPDK (dpdk.Config).
+type DPDK struct {
+	Hugepages    int   `yaml:"hugepages" json:"hugepages" doc:"Huge pages of 2 MiB that the host is to have, for its switch and its machines. Default 256 and 128 for each machine."`
+	SocketMemory int   `yaml:"socket_memory" json:"socket_memory" doc:"MB of them that the switch takes. Default 256."`
+	PMDCores     []int `yaml:"pmd_cores" json:"pmd_cores" doc:"Processors whose threads carry packets, and do nothing else. Default: the last one."`
 }
 
 // SRIOVDevice is a card with SR-IOV (sriov.Device).

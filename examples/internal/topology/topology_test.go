@@ -33,7 +33,11 @@ func files(t *testing.T) []string {
 func parse(t *testing.T, path string) *topology.Cloud {
 	text, err := os.ReadFile(path)
 	require.NoError(t, err)
-	c, err := topology.Parse(filepath.Base(path), text, topology.Linux)
+	backend := topology.Linux
+	if strings.Contains(string(text), "--backend ovs") { // in its comment: it needs that one
+		backend = topology.OVS
+	}
+	c, err := topology.Parse(filepath.Base(path), text, backend)
 	require.NoError(t, err)
 	return c
 }
@@ -255,6 +259,7 @@ func TestMistakes(t *testing.T) {
 		{"no card", strings.Replace(cards, "sriov_devices: [{name: eth9, physical_network: ph, vfs: 2, egress_kbps: 1000}]", "", 1) + "ports:\n  - name: p\n    network_id: d\n    security_groups: []\n    binding:vnic_type: direct <-- host \"h1\" has no card\nservers: [{name: w, networks: [{port: p}]}]"},
 		{"not of a function", cards + "qos_policies: [{name: q, rules: [{type: dscp_marking, dscp_mark: 10}]}]\nports:\n  - name: p\n    network_id: d\n    security_groups: []\n    binding:vnic_type: direct\n    qos_policy_id: q <-- DSCP of a VF\nservers: [{name: w, networks: [{port: p}]}]"},
 		{"more promised of a card", cards + "qos_policies: [{name: q, rules: [{type: minimum_bandwidth, min_kbps: 2000}]}]\nports:\n  - {name: p, network_id: d, security_groups: [], binding:vnic_type: direct, qos_policy_id: q} <-- host \"h1\" has not the minimum bandwidth\nservers: [{name: w, networks: [{port: p}]}]"},
+		{"DPDK elsewhere", "name: t\nhosts:\n  - name: h1\n    dpdk: {pmd_cores: [1]} <-- only the backend ovs\nnetworks: [{name: a, subnets: [{name: a4, cidr: 10.0.0.0/24}]}]"},
 		{"promised by nobody", base + "qos_policies: [{name: q, rules: [{type: minimum_bandwidth, direction: ingress, min_kbps: 600}]}]\nservers: [{name: w1, networks: [{port: p1}]}]\nports:\n  - {name: p1, network_id: a, qos_policy_id: q} <-- host \"h1\" has not the minimum bandwidth that port \"p1\" asks for"},
 		{"bandwidth twice", strings.Replace(base, "{name: h2}]", "{name: h2, bandwidths: [{egress_kbps: 1}, {egress_kbps: 2}]}] <-- hosts[1].bandwidths[1]: there is another", 1)},
 		{"underlay", base + "underlay: {cidr: 192.0.2.1/24} <-- did you mean 192.0.2.0/24?"},
