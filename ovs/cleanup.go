@@ -23,7 +23,17 @@ func (s *Switch) Cleanup(ctx context.Context) error {
 	s.mu.Unlock()
 	_, err := s.db.Commit(ctx, func(x *ovsdb.Tx) error {
 		var errs []error
-		for _, table := range []string{"Interface", "Port", "Bridge"} {
+		mine := map[string]bool{}
+		for u := range x.Group("QoS", "ours") {
+			mine[u] = true
+		}
+		for _, r := range x.All("Port") { // also an operator's
+			if p := *r.(*vswitchrow.Port); p.QOS != nil && mine[*p.QOS] {
+				p.QOS = nil
+				errs = append(errs, x.Put(&p))
+			}
+		}
+		for _, table := range []string{"Interface", "Port", "Bridge", "QoS", "Queue"} {
 			var ids []string
 			for u := range x.Group(table, "ours") {
 				ids = append(ids, u)

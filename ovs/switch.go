@@ -190,13 +190,15 @@ func databaseSpec(owner vnet.Owner) (ovsdb.Spec, error) {
 	m, err := vswitchrow.FullDatabaseModel()
 	return ovsdb.Spec{
 		Model:    m,
-		Tables:   []string{"Open_vSwitch", "Bridge", "Port", "Interface"},
+		Tables:   []string{"Open_vSwitch", "Bridge", "Port", "Interface", "QoS", "Queue"},
 		Sentinel: "Open_vSwitch",
 		Index:    map[string][]string{"Bridge": {"name"}, "Port": {"name"}, "Interface": {"name"}},
 		Only: map[string][]string{
 			"Open_vSwitch": {"bridges", "other_config", "external_ids", "dpdk_initialized", "dpdk_version", "ovs_version", "iface_types", "datapath_types", "next_cfg", "cur_cfg"},
 			"Bridge":       {"name", "ports", "datapath_type", "external_ids", "other_config", "fail_mode", "protocols"},
-			"Port":         {"name", "interfaces", "external_ids"},
+			"Port":         {"name", "interfaces", "external_ids", "qos"},
+			"QoS":          {"type", "queues", "other_config", "external_ids"},
+			"Queue":        {"other_config", "external_ids"},
 			"Interface":    {"name", "type", "options", "other_config", "external_ids", "ofport", "ofport_request", "error", "mtu_request", "link_state", "bfd", "bfd_status"},
 		},
 		Group: func(ext map[string]string) string {
@@ -242,6 +244,9 @@ func (s *Switch) Logger() *slog.Logger { return s.o.Logger }
 
 // Userspace reports whether the datapath is ovs-vswitchd's own.
 func (s *Switch) Userspace() bool { return s.o.DatapathType == "netdev" }
+
+// RTNL changes devices of the namespace of ovs-vswitchd.
+func (s *Switch) RTNL() *rtnl.Conn { return s.rt }
 
 // Writes counts changes of flows and rows that have been written.
 func (s *Switch) Writes() uint64 { return s.writes.Load() }

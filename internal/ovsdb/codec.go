@@ -233,7 +233,11 @@ func (c *column) encode(v reflect.Value) any {
 			}
 		default:
 			for it := v.MapRange(); it.Next(); {
-				out = append(out, []any{it.Key().Interface(), it.Value().Interface()})
+				e := it.Value().Interface()
+				if c.uuids {
+					e = uuidValue(it.Value().String())
+				}
+				out = append(out, []any{it.Key().Interface(), e})
 			}
 		}
 		return []any{"map", out}

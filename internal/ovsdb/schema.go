@@ -66,6 +66,7 @@ type column struct {
 	here      bool // the server has it
 	composite bool // the server's maximum is above 1: updates are differences
 	uuid      bool // elements are UUIDs
+	uuids     bool // values of a map are UUIDs; who refers so is not noted
 	ref       string
 	strong    bool // and refer to rows that live by it
 }
@@ -126,6 +127,7 @@ func newSchema(sp *Spec, raw json.RawMessage) (s *schema, err error) {
 					c.here = true
 					c.composite = cs.TypeObj.Max() != 1
 					c.uuid = cs.TypeObj.Key.Type == ovsdb.TypeUUID
+					c.uuids = cs.TypeObj.Value != nil && cs.TypeObj.Value.Type == ovsdb.TypeUUID
 					if c.uuid {
 						c.ref, _ = cs.TypeObj.Key.RefTable()
 						rt, _ := cs.TypeObj.Key.RefType()

@@ -3,10 +3,13 @@ package rtnl
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/vnet-go/vnet"
 )
 
 // Qdisc is the root queueing discipline of a device.
@@ -125,4 +128,79 @@ func (c *Conn) DelHTBClass(dev string, minor uint16) error {
 		return h.ClassDel(netlink.NewHtbClass(netlink.ClassAttrs{LinkIndex: l.Attrs().Index, Parent: netlink.HANDLE_NONE, Handle: netlink.MakeHandle(htbMajor, minor)}, netlink.HtbClassAttrs{Rate: 8}))
 	})
 	return gone(err)
+}
+
+// Minors of the classes of a device that is shared out: Open vSwitch's for all,
+// and what has no other class.
+const (
+	ShareRoot   = 0xfffe
+	ShareOthers = 0xf001
+)
+
+// ShareDevice makes a device's root an HTB of rate bit/s that is shared out
+// among classes, below [ShareRoot], of which one is [ShareOthers]. What stands so
+// is not written; classes may borrow more already, as ovn-controller lets them.
+// A root that is neither this nor Open vSwitch's is [vnet.ErrConflict].
+func (c *Conn) ShareDevice(dev string, rate uint64, classes map[uint16]HTBClass) error {
+	root, ours, err := c.share(dev)
+	if err != nil {
+		return err
+	}
+	var have []HTBClass
+	switch {
+	case ours:
+		if have, err = c.HTBClasses(dev); err != nil {
+			return err
+		}
+	case root.Major != 0 && !(root.Kind == "htb" && root.Major == htbMajor && root.Default == 1): // that of Open vSwitch
+		return fmt.Errorf("device %s has a qdisc %s %x: of somebody else: %w", dev, root.Kind, root.Major, vnet.ErrConflict)
+	default:
+		if err := c.SetHTB(dev, ShareOthers); err != nil {
+			return err
+		}
+	}
+	was := map[uint16]HTBClass{}
+	for _, k := range have {
+		was[k.Minor] = k
+	}
+	set := func(want HTBClass) error {
+		is, stands := was[want.Minor]
+		if stands && is.Rate == want.Rate/8*8 && is.Parent == want.Parent && is.Ceil >= want.Ceil/8*8 && (want.Minor < ShareOthers || is.Ceil == want.Ceil/8*8) {
+			return nil
+		}
+		return c.SetHTBClass(dev, want)
+	}
+	// The root first, as the others hang on it.
+	if err := set(HTBClass{Minor: ShareRoot, Rate: rate, Ceil: rate}); err != nil {
+		return err
+	}
+	for _, m := range slices.Backward(slices.Sorted(maps.Keys(classes))) {
+		k := classes[m]
+		k.Minor, k.Parent = m, ShareRoot
+		if err := set(k); err != nil {
+			return err
+		}
+	}
+	for m := range was {
+		if _, keep := classes[m]; !keep && m != ShareRoot {
+			if err := c.DelHTBClass(dev, m); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// UnshareDevice takes away what ShareDevice made.
+func (c *Conn) UnshareDevice(dev string) error {
+	_, ours, err := c.share(dev)
+	if err != nil || !ours {
+		return gone(err)
+	}
+	return c.DelRoot(dev)
+}
+
+func (c *Conn) share(dev string) (root Qdisc, ours bool, err error) {
+	root, err = c.Root(dev)
+	return root, root.Kind == "htb" && root.Major == htbMajor && root.Default == ShareOthers, err
 }

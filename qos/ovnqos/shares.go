@@ -93,8 +93,8 @@ func (s *Shares) Close() error { return errors.Join(s.rt.Close(), s.ns.Close()) 
 // Minors of classes. Those of ports are their queue's number and one, as Open
 // vSwitch has it; ovn-controller removes ones that it does not know, up to f000.
 const (
-	minorRoot   = 0xfffe // Open vSwitch's, for all
-	minorOthers = 0xf001 // what nothing is promised to
+	minorRoot   = rtnl.ShareRoot
+	minorOthers = rtnl.ShareOthers
 )
 
 // share is what one uplink is to be: classes by minor, none when it is nobody's.
@@ -215,55 +215,10 @@ func (s *Shares) wanted(v *ovn.View) (map[string]share, error) {
 
 // apply brings a device to its share.
 func (s *Shares) apply(x share) error {
-	root, err := s.rt.Root(x.dev)
-	if err != nil {
-		return err
+	root, ok := x.classes[minorRoot]
+	if !ok {
+		return s.rt.UnshareDevice(x.dev)
 	}
-	ours := root.Kind == "htb" && root.Major == 1 && root.Default == minorOthers
-	if len(x.classes) == 0 {
-		if ours {
-			return s.rt.DelRoot(x.dev)
-		}
-		return nil
-	}
-	var have []rtnl.HTBClass
-	switch {
-	case ours:
-		if have, err = s.rt.HTBClasses(x.dev); err != nil {
-			return err
-		}
-	case root.Major != 0 && !(root.Kind == "htb" && root.Major == 1 && root.Default == 1): // that of Open vSwitch
-		return fmt.Errorf("device %s has a qdisc %s %x: of somebody else: %w", x.dev, root.Kind, root.Major, vnet.ErrConflict)
-	default:
-		if err := s.rt.SetHTB(x.dev, minorOthers); err != nil {
-			return err
-		}
-	}
-	was := map[uint16]rtnl.HTBClass{}
-	for _, k := range have {
-		was[k.Minor] = k
-	}
-	set := func(minor uint16) error {
-		want := x.classes[minor]
-		if is, stands := was[minor]; stands && is.Rate == want.Rate/8*8 && is.Parent == want.Parent && is.Ceil >= want.Ceil/8*8 && (minor < minorOthers || is.Ceil == want.Ceil/8*8) {
-			return nil // ovn-controller lets ports borrow as much as they can
-		}
-		return s.rt.SetHTBClass(x.dev, want)
-	}
-	// The root first, as the others hang on it.
-	minors := slices.Sorted(maps.Keys(x.classes))
-	slices.Reverse(minors)
-	for _, m := range minors {
-		if err := set(m); err != nil {
-			return err
-		}
-	}
-	for m := range was {
-		if _, keep := x.classes[m]; !keep {
-			if err := s.rt.DelHTBClass(x.dev, m); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	delete(x.classes, minorRoot)
+	return s.rt.ShareDevice(x.dev, root.Rate, x.classes)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/vnet-go/vnet"
@@ -13,13 +14,20 @@ import (
 	"github.com/vnet-go/vnet/qos"
 )
 
-// Options of a [Backend]. There are none yet.
-type Options struct{}
+// Options of a [Backend]. The zero value and nil are the same.
+type Options struct {
+	// Devices are what leaves this host, by the name of the uplink: a physical
+	// network's, or [qos.Tunnelled]. Those that are ports of a bridge get queues
+	// of Open vSwitch, others an HTB. Only the kernel's datapath can keep
+	// guarantees; none: they are refused.
+	Devices map[string]string
+}
 
 // Backend is a [qos.Backend] on one switch. It keeps no state.
 type Backend struct {
-	t ovs.Target
-	s *ovs.Switch
+	t       ovs.Target
+	s       *ovs.Switch
+	devices map[string]string
 }
 
 var (
@@ -32,7 +40,18 @@ func New(t ovs.Target, o *Options) (*Backend, error) {
 	if t == nil {
 		return nil, &vnet.FieldError{Field: "target", Reason: "is nil"}
 	}
-	return &Backend{t: t, s: t.Switch()}, nil
+	b := &Backend{t: t, s: t.Switch()}
+	if o != nil {
+		seen := map[string]bool{}
+		for name, dev := range o.Devices {
+			if dev == "" || seen[dev] {
+				return nil, &vnet.FieldError{Field: "devices[" + name + "]", Value: dev, Reason: "is empty or another uplink's"}
+			}
+			seen[dev] = true
+		}
+		b.devices = maps.Clone(o.Devices)
+	}
+	return b, nil
 }
 
 // The kinds of objects.
@@ -40,10 +59,12 @@ const (
 	kindPort     = "port"
 	kindGateway  = "gateway"
 	kindFloating = "floatingip"
+	kindUplink   = "uplink"
 )
 
-// record is what stands in the switch of an object; one of the first three is set.
+// record is what stands in the switch of an object; one of the first four is set.
 type record struct {
+	Uplink     *qos.Uplink     `json:"u,omitempty"`
 	Port       *qos.Port       `json:"p,omitempty"`
 	Gateway    *qos.Gateway    `json:"g,omitempty"`
 	FloatingIP *qos.FloatingIP `json:"f,omitempty"`
@@ -87,6 +108,7 @@ func (b *Backend) here(s qos.State) qos.State {
 	s.Ports = slices.DeleteFunc(s.Ports, func(x qos.Port) bool { return !b.local(x.Host) })
 	s.Gateways = slices.DeleteFunc(s.Gateways, func(x qos.Gateway) bool { return !b.local(x.Host) })
 	s.FloatingIPs = slices.DeleteFunc(s.FloatingIPs, func(x qos.FloatingIP) bool { return !b.local(x.Host) })
+	s.Uplinks = slices.DeleteFunc(s.Uplinks, func(x qos.Uplink) bool { return !b.local(x.Host) })
 	return s
 }
 
@@ -95,17 +117,22 @@ func refuse(name, what string) error {
 	return &vnet.UnsupportedError{Feature: name + " of " + what, Backend: "ovsqos", Need: needQueues}
 }
 
-const needQueues = "queues: Open vSwitch's userspace datapath has none on devices, and tunnels leave by a device outside the bridge"
+const needQueues = "the kernel's datapath, as queues have no effect on the userspace one's devices, and Options.Devices"
 
 // EnsurePort implements [qos.Backend].
 func (b *Backend) EnsurePort(ctx context.Context, p qos.Port) error {
 	if p.Shape.Zero() || !b.local(p.Host) {
 		return b.DeletePort(ctx, p.ID)
 	}
-	if p.Uplink != "" {
+	if p.Uplink != "" && !b.keeps(p.Uplink) {
 		return refuse("guarantees", "port "+p.ID)
 	}
-	return b.submit(ctx, func(w *writer) error { return w.put(kindPort, p.ID, record{Port: &p}) })
+	return b.submit(ctx, func(w *writer) error {
+		if err := w.promised(kindPort, p.ID, record{Port: &p}); err != nil {
+			return err
+		}
+		return w.put(kindPort, p.ID, record{Port: &p})
+	})
 }
 
 // DeletePort implements [qos.Backend].
@@ -139,13 +166,34 @@ func (b *Backend) DeleteFloatingIP(ctx context.Context, id string) error {
 	return b.remove(ctx, kindFloating, id)
 }
 
-// EnsureUplink implements [qos.Backend]: it refuses.
+// EnsureUplink implements [qos.Backend].
 func (b *Backend) EnsureUplink(ctx context.Context, u qos.Uplink) error {
-	return refuse("guarantees", "uplink "+u.Name)
+	if !b.local(u.Host) {
+		return ctx.Err()
+	}
+	if !b.keeps(u.Name) {
+		return refuse("guarantees", "uplink "+u.Name)
+	}
+	return b.submit(ctx, func(w *writer) error {
+		if err := w.promised(kindUplink, u.Name, record{Uplink: &u}); err != nil {
+			return err
+		}
+		return w.put(kindUplink, u.Name, record{Uplink: &u})
+	})
 }
 
-// DeleteUplink implements [qos.Backend]: there are none.
-func (b *Backend) DeleteUplink(ctx context.Context, _ string) error { return ctx.Err() }
+// DeleteUplink implements [qos.Backend].
+func (b *Backend) DeleteUplink(ctx context.Context, name string) error {
+	return b.submit(ctx, func(w *writer) error {
+		for _, p := range w.state().Ports {
+			if p.Uplink == name {
+				return fmt.Errorf("port %s has a guarantee on uplink %s: %w", p.ID, name, vnet.ErrInUse)
+			}
+		}
+		w.drop(kindUplink, name)
+		return nil
+	})
+}
 
 // submit carries f out, and afterwards removes the meters that it has left.
 func (b *Backend) submit(ctx context.Context, f func(w *writer) error) error {
@@ -153,7 +201,7 @@ func (b *Backend) submit(ctx context.Context, f func(w *writer) error) error {
 		return err
 	}
 	return b.t.Submit(ctx, vnet.PartQoS, func(tx *ovs.Tx) error {
-		w := &writer{tx: tx}
+		w := &writer{tx: tx, b: b}
 		if err := f(w); err != nil {
 			return err
 		}
@@ -169,6 +217,8 @@ func (b *Backend) remove(ctx context.Context, kind, id string) error {
 // writer writes through one transaction.
 type writer struct {
 	tx     *ovs.Tx
+	b      *Backend
+	shares bool                      // of uplinks may have changed
 	have   map[uint32]of.MeterConfig // that stand; nil: not looked at
 	unused []uint32
 }
@@ -176,6 +226,10 @@ type writer struct {
 func (w *writer) finish() {
 	if unused, s := w.unused, w.tx.Switch(); len(unused) > 0 {
 		w.tx.After(func(ctx context.Context) error { return s.DeleteMeters(ctx, unused...) })
+	}
+	if w.shares {
+		state := w.state()
+		w.tx.After(func(ctx context.Context) error { return w.b.share(ctx, state) })
 	}
 }
 
@@ -195,8 +249,10 @@ func (w *writer) base(r record) uint32 {
 		return meterOfPort(w.tx.PortNumber(r.Port.ID))
 	case r.Gateway != nil:
 		return meterOfGateway(w.tx.RouterNumber(r.Gateway.RouterID))
+	case r.FloatingIP != nil:
+		return meterOfFloating(r.Slot)
 	}
-	return meterOfFloating(r.Slot)
+	return 0
 }
 
 // slot is the number of a floating IP's meters: what it has, or the first free.
@@ -225,6 +281,7 @@ func (w *writer) put(kind, id string, r record) (err error) {
 			return err
 		}
 	}
+	w.shares = w.shares || r.uplink() != "" || old.uplink() != ""
 	base := w.base(r)
 	if w.tx.Err() != nil {
 		return w.tx.Err()
@@ -265,6 +322,7 @@ func (w *writer) drop(kind, id string) {
 	if !ok {
 		return
 	}
+	w.shares = w.shares || r.uplink() != ""
 	number := kind
 	if kind == kindGateway {
 		number = "router"
@@ -298,6 +356,8 @@ func diff(a, b record) (vnet.Change, bool) {
 		return qos.DiffGateway(a.Gateway, b.Gateway)
 	case a.FloatingIP != nil || b.FloatingIP != nil:
 		return qos.DiffFloatingIP(a.FloatingIP, b.FloatingIP)
+	case a.Uplink != nil || b.Uplink != nil:
+		return qos.DiffUplink(a.Uplink, b.Uplink)
 	}
 	return vnet.Change{}, false
 }
@@ -311,6 +371,9 @@ func (w *writer) all(s qos.State) (existing int, err error) {
 		if err == nil {
 			err = w.put(kind, id, r)
 		}
+	}
+	for _, u := range s.Uplinks {
+		put(kindUplink, u.Name, record{Uplink: &u})
 	}
 	for _, p := range s.Ports {
 		put(kindPort, p.ID, record{Port: &p})
@@ -329,22 +392,24 @@ func (w *writer) all(s qos.State) (existing int, err error) {
 	return len(stands), err
 }
 
-func supported(s qos.State) error {
+func (b *Backend) supported(s qos.State) error {
 	for _, p := range s.Ports {
-		if p.Uplink != "" {
+		if p.Uplink != "" && !b.keeps(p.Uplink) {
 			return refuse("guarantees", "port "+p.ID)
 		}
 	}
 	for _, u := range s.Uplinks {
-		return refuse("guarantees", "uplink "+u.Name)
+		if !b.keeps(u.Name) {
+			return refuse("guarantees", "uplink "+u.Name)
+		}
 	}
-	return nil
+	return qos.CheckGuarantees(s)
 }
 
 // Sync implements [qos.Backend].
 func (b *Backend) Sync(ctx context.Context, s qos.State, o vnet.SyncOptions) error {
 	s = b.here(s)
-	if err := supported(s); err != nil {
+	if err := b.supported(s); err != nil {
 		return err
 	}
 	have, err := b.meters(ctx)
@@ -352,7 +417,7 @@ func (b *Backend) Sync(ctx context.Context, s qos.State, o vnet.SyncOptions) err
 		return err
 	}
 	return b.submit(ctx, func(w *writer) error {
-		w.have = have
+		w.have, w.shares = have, len(b.devices) > 0 // also what somebody else has taken away
 		existing, err := w.all(s)
 		if err != nil {
 			return err
@@ -364,7 +429,7 @@ func (b *Backend) Sync(ctx context.Context, s qos.State, o vnet.SyncOptions) err
 // Plan implements [qos.Backend].
 func (b *Backend) Plan(ctx context.Context, s qos.State) (vnet.Plan, error) {
 	s = b.here(s)
-	if err := errors.Join(ctx.Err(), supported(s)); err != nil {
+	if err := errors.Join(ctx.Err(), b.supported(s)); err != nil {
 		return vnet.Plan{}, err
 	}
 	have, err := b.meters(ctx)
@@ -372,7 +437,7 @@ func (b *Backend) Plan(ctx context.Context, s qos.State) (vnet.Plan, error) {
 		return vnet.Plan{}, err
 	}
 	return b.t.Plan(ctx, vnet.PartQoS, func(tx *ovs.Tx) error {
-		_, err := (&writer{tx: tx, have: have}).all(s)
+		_, err := (&writer{tx: tx, b: b, have: have}).all(s)
 		return err
 	})
 }
@@ -398,11 +463,24 @@ func (b *Backend) Health(ctx context.Context) vnet.Health { return b.s.Health(ct
 // Features implements [qos.Backend].
 func (b *Backend) Features(context.Context) qos.Features {
 	all := qos.Abilities{EgressBandwidth: true, IngressBandwidth: true, EgressPacketRate: true, IngressPacketRate: true, DSCP: true}
-	return qos.Features{Port: all, Gateway: all, FloatingIP: all, Mechanism: "OpenFlow meters",
-		Missing: map[string]string{"guarantees": needQueues, "tunnel guarantees": needQueues},
-		Limits: []string{
-			"ARP and neighbour discovery are not limited.",
-			"A port of the external network on the gateway's own host that sends to the gateway is held to the gateway's limit, and not to its own.",
-			"What is over a limit is dropped at once: TCP needs a burst, as the default is.",
-		}}
+	f := qos.Features{Port: all, Gateway: all, FloatingIP: all, Mechanism: "OpenFlow meters", Missing: map[string]string{},
+		TunnelGuarantees: b.keeps(qos.Tunnelled)}
+	for name := range b.devices {
+		f.Guarantees = f.Guarantees || name != qos.Tunnelled && b.keeps(name)
+	}
+	if f.Guarantees || f.TunnelGuarantees {
+		f.Mechanism += ", HTB queues of uplinks"
+	}
+	if !f.Guarantees {
+		f.Missing["guarantees"] = needQueues
+	}
+	if !f.TunnelGuarantees {
+		f.Missing["tunnel guarantees"] = needQueues
+	}
+	f.Limits = []string{
+		"ARP and neighbour discovery are not limited.",
+		"A port of the external network on the gateway's own host that sends to the gateway is held to the gateway's limit, and not to its own.",
+		"What is over a limit is dropped at once: TCP needs a burst, as the default is.",
+	}
+	return f
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -31,9 +32,10 @@ func TestGuestKernelDatapath(t *testing.T) {
 		return
 	}
 	s := newSite(t, "system")
-	qostest.RunTraffic(t, qostest.Harness{Make: s.tenant, Rates: []uint32{1000, 10_000}, Only: func(name string) bool {
-		return name == "accuracy" || name == "change" || name == "mark" || name == "gateway and floating IP"
+	qostest.RunTraffic(t, qostest.Harness{Make: s.tenant, Rates: []uint32{1000, 10_000}, UplinkKbps: 8_000, Only: func(name string) bool {
+		return name == "accuracy" || name == "change" || name == "mark" || name == "gateway and floating IP" || strings.HasPrefix(name, "guarantee")
 	}})
+	t.Run("queues", s.queues)
 }
 
 // site is two hosts with Open vSwitch that all cases use, each with an owner of its own.
@@ -94,6 +96,7 @@ func (x *tenant) harness() qostest.Site {
 		},
 		Late:   func(t testing.TB, id string) func() qostest.VM { return x.vm(0, id) },
 		Routed: x.routed,
+		Uplink: x.uplink,
 	}
 }
 
@@ -107,9 +110,67 @@ func (x *tenant) open(i int) *ovs.Switch {
 }
 
 func (x *tenant) backend(h *ovs.Switch) qos.Backend {
-	b, err := ovsqos.New(h, nil)
+	b, err := ovsqos.New(h, &ovsqos.Options{Devices: map[string]string{qos.Tunnelled: "tun0", "ex": "ex"}})
 	require.NoError(x.t, err)
 	return b
+}
+
+// uplink makes two pairs of machines whose traffic leaves h1 by an uplink.
+func (x *tenant) uplink(t testing.TB, name string) qostest.Uplinked {
+	u := qostest.Uplinked{Name: name}
+	if name != qos.Tunnelled {
+		u.Name = "ex"
+		x.network(0, external())
+	}
+	ctx := x.t.Context()
+	for i := range u.From {
+		from, to := fmt.Sprintf("from%d-%d", i, len(name)), fmt.Sprintf("to%d-%d", i, len(name))
+		if name == qos.Tunnelled {
+			u.From[i], u.To[i] = x.vm(0, from)(), x.vm(1, to)()
+			continue
+		}
+		v := qostest.VM{PortID: from, NS: x.l.NS(from), V4: fmt.Sprintf("203.0.113.%d", 100+i)}
+		require.NoError(t, x.ov[0].EnsurePort(ctx, overlay.Port{ID: from, NetworkID: "ext", MAC: vnet.MAC{2, 0x73, 0, 0, 0, byte(i)}, FixedIPs: []netip.Addr{netip.MustParseAddr(v.V4)}}))
+		_, err := x.ov[0].Plug(ctx, overlay.Attachment{PortID: from, Kind: overlay.Veth, Name: "eth0", Netns: v.NS.Path})
+		require.NoError(t, err)
+		v.NS.Configure("eth0", []string{v.V4 + "/24"})
+		u.From[i] = v
+		u.To[i] = qostest.VM{NS: x.l.NS(to), V4: fmt.Sprintf("203.0.113.%d", 200+i)}
+		x.l.Plug(x.l.Wire("ex"), u.To[i].NS, "eth0")
+		u.To[i].NS.Configure("eth0", []string{u.To[i].V4 + "/24"})
+	}
+	return u
+}
+
+// queues: what is promised is conflict-free, in rows of the switch, and gone with
+// the uplink; also one that somebody takes away comes back.
+func (s *site) queues(t *testing.T) {
+	x := s.newTenant(t)
+	ctx, b := t.Context(), x.backend(x.h[0])
+	x.vm(0, "p1")
+	x.vm(0, "p2")
+	want := qos.State{Uplinks: []qos.Uplink{{Name: "ex", Kbps: 100_000}, {Name: qos.Tunnelled, Kbps: 50_000}}, Ports: []qos.Port{
+		{ID: "p1", Uplink: "ex", Shape: qos.Shape{Egress: qos.Limits{MinKbps: 60_000}}}, {ID: "p2", Uplink: "ex", Shape: qos.Shape{Egress: qos.Limits{MinKbps: 40_000}}}}}
+	require.NoError(t, b.Sync(ctx, want, vnet.SyncOptions{}))
+	writes := x.h[0].Writes()
+	require.NoError(t, b.Sync(ctx, want, vnet.SyncOptions{}))
+	require.Equal(t, writes, x.h[0].Writes(), "twice is once")
+	more := want.Ports[1]
+	more.Egress.MinKbps++
+	require.ErrorIs(t, b.EnsurePort(ctx, more), vnet.ErrConflict)
+	require.ErrorIs(t, b.EnsureUplink(ctx, qos.Uplink{Name: "ex", Kbps: 99_999}), vnet.ErrConflict)
+	require.ErrorIs(t, b.DeleteUplink(ctx, "ex"), vnet.ErrInUse)
+	require.Contains(t, x.sw[0].Vsctl("list", "QoS"), "linux-htb")
+	require.Equal(t, 2+1+1, strings.Count(x.sw[0].Vsctl("list", "Queue"), "min-rate="))
+	x.sw[0].Vsctl("clear", "Port", "ex", "qos")
+	require.NoError(t, x.backend(x.open(0)).Sync(ctx, want, vnet.SyncOptions{}))
+	require.NotContains(t, x.sw[0].Vsctl("get", "Port", "ex", "qos"), "[]")
+	foreign := &tenant{site: s, t: t, owner: vnet.Owner(x.l.Owner("q"))}
+	h := foreign.open(0)
+	defer h.Cleanup(context.Background())
+	require.ErrorIs(t, foreign.backend(h).EnsureUplink(ctx, qos.Uplink{Name: "ex", Kbps: 1000}), vnet.ErrConflict)
+	require.NoError(t, b.Sync(ctx, qos.State{}, vnet.SyncOptions{Force: true}))
+	require.Empty(t, strings.TrimSpace(x.sw[0].Vsctl("list", "QoS")+x.sw[0].Vsctl("list", "Queue")))
 }
 
 func (x *tenant) network(i int, n overlay.Network) {
@@ -134,11 +195,16 @@ func (x *tenant) vm(host int, id string) func() qostest.VM {
 	}
 }
 
+// external is the network of the wire "ex".
+func external() overlay.Network {
+	return overlay.Network{ID: "ext", Segment: overlay.Segment{Type: overlay.Flat, PhysicalNetwork: "ex"}, MTU: 1500, Subnets: []overlay.Subnet{
+		{ID: "ext4", CIDR: netip.MustParsePrefix("203.0.113.0/24")}, {ID: "ext6", CIDR: netip.MustParsePrefix("2001:db8:2::/64")}}}
+}
+
 // routed makes a router on h1, and a machine outside.
 func (x *tenant) routed(t testing.TB) qostest.Routed {
 	ctx, p := x.t.Context(), netip.MustParsePrefix
-	x.network(0, overlay.Network{ID: "ext", Segment: overlay.Segment{Type: overlay.Flat, PhysicalNetwork: "ex"}, MTU: 1500, Subnets: []overlay.Subnet{
-		{ID: "ext4", CIDR: p("203.0.113.0/24")}, {ID: "ext6", CIDR: p("2001:db8:2::/64")}}})
+	x.network(0, external())
 	out := x.l.NS("outside")
 	x.l.Plug(x.l.Wire("ex"), out, "eth0")
 	out.NoOffload("eth0")

@@ -19,7 +19,16 @@
 // that set their fields, which datapaths hand to a slow path; that never ends in
 // Open vSwitch 3.1 when a meter stands before a tunnel there.
 //
-// Not there: guarantees, and shaping by queues. On the userspace datapath
-// set_queue has no effect on devices, and on the kernel's the device that carries
-// tunnels is no port of the bridge.
+// # Guarantees
+//
+// On the kernel's datapath, uplinks of [Options.Devices] are shared out by HTB. A
+// port with a guarantee has a queue of its number, which its flow in table 1 sets
+// (set_queue): the kernel's priority of the packet, which a tunnel's packet keeps.
+// A device that is a port of a bridge gets rows QoS and Queue (linux-htb), as
+// ovs-vswitchd removes queues that it does not know of; any other gets the same
+// HTB by netlink. What is promised and not used is everybody's.
+//
+// The userspace datapath sends past the priority of packets, so guarantees are
+// refused there, by name. So is waiting instead of dropping: what is over a limit
+// is dropped on both datapaths.
 package ovsqos

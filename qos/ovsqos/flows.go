@@ -98,8 +98,13 @@ func (w *writer) flows(r record, base uint32) []of.Flow {
 	both, gate := []bool{false, true}, of.Goto(pipeline.PortSecurity)
 	out, in := through(r.shape(), qos.Egress, base), through(r.shape(), qos.Ingress, base)
 	switch {
+	case r.Uplink != nil:
+		return nil
 	case r.Port != nil:
 		n := uint64(w.tx.PortNumber(r.Port.ID))
+		if r.Port.Uplink != "" {
+			out = append(out, of.SetQueue{Queue: uint32(n)})
+		}
 		deliver := of.OutputReg{Src: of.Reg(pipeline.RegOut).All()}
 		return append(limited(pipeline.Gate, prioPort, out, gate, both, of.Reg(pipeline.RegIn).Is(n), flag(pipeline.Routed, false)),
 			limited(pipeline.Deliver, prioPort, in, deliver, both, of.Reg(pipeline.RegOut).Is(n))...)

@@ -20,6 +20,9 @@ type Harness struct {
 	// Rates are the limits of bandwidth that are measured, in kbit/s. Nil: 1,
 	// 10 and 100 Mbit/s.
 	Rates []uint32
+	// UplinkKbps is how much the uplinks carry that are competed for. Default
+	// 20,000; less where the platform is slow.
+	UplinkKbps uint32
 }
 
 // Site is one installation with the backend on it: of a host, which per-host

@@ -577,8 +577,13 @@ func (w *world) guarantee(name string, can bool) {
 	}
 	require.NotNil(w.t, w.site.Uplink, "the harness has no uplinks")
 	u := w.site.Uplink(w.t, name)
-	require.NoError(w.t, w.s.EnsureUplink(w.ctx, qos.Uplink{Name: u.Name, Kbps: 20_000, Host: w.site.Host}))
-	port := qos.Port{ID: u.From[0].PortID, Uplink: u.Name, Shape: qos.Shape{Egress: qos.Limits{MinKbps: 15_000}}, Host: w.site.Host}
+	all := w.h.UplinkKbps
+	if all == 0 {
+		all = 20_000
+	}
+	promise, offer, little, total := all*3/4, int(all*3/2), int(all*15/100), float64(all)
+	require.NoError(w.t, w.s.EnsureUplink(w.ctx, qos.Uplink{Name: u.Name, Kbps: all, Host: w.site.Host}))
+	port := qos.Port{ID: u.From[0].PortID, Uplink: u.Name, Shape: qos.Shape{Egress: qos.Limits{MinKbps: promise}}, Host: w.site.Host}
 	compete := func(first, second int) (a, b lab.Rate) {
 		// Both at the same rate, so that what they get is not by what they send.
 		x := u.From[0].NS.Send(u.To[0].NS, u.To[0].V4, lab.Offer{Kbps: first})
@@ -594,20 +599,20 @@ func (w *world) guarantee(name string, can bool) {
 		return a, b
 	}
 	w.settle()
-	a, b := compete(30_000, 30_000)
-	assert.Less(w.t, a.Kbps, 0.68*20_000, "without a promise")
-	assert.Less(w.t, a.Kbps+b.Kbps, 1.1*20_000, "more than the uplink has")
+	a, b := compete(offer, offer)
+	assert.Less(w.t, a.Kbps, 0.68*total, "without a promise")
+	assert.Less(w.t, a.Kbps+b.Kbps, 1.1*total, "more than the uplink has")
 	require.NoError(w.t, w.s.EnsurePort(w.ctx, port))
 	w.settle()
-	a, b = compete(30_000, 30_000)
-	assert.Greater(w.t, a.Kbps, 0.9*15_000, "promised 15 Mbit/s")
-	assert.Greater(w.t, b.Kbps, 0.6*5000, "the other gets the rest")
-	assert.Greater(w.t, a.Kbps+b.Kbps, 0.85*20_000, "the uplink is used")
-	assert.Less(w.t, a.Kbps+b.Kbps, 1.1*20_000, "more than the uplink has")
+	a, b = compete(offer, offer)
+	assert.Greater(w.t, a.Kbps, 0.9*float64(promise), "promised")
+	assert.Greater(w.t, b.Kbps, 0.6*(total-float64(promise)), "the other gets the rest")
+	assert.Greater(w.t, a.Kbps+b.Kbps, 0.85*total, "the uplink is used")
+	assert.Less(w.t, a.Kbps+b.Kbps, 1.1*total, "more than the uplink has")
 	// What is promised and not used is everybody's.
-	a, b = compete(3000, 30_000)
-	assert.Greater(w.t, a.Kbps, 0.9*3000)
-	assert.Greater(w.t, b.Kbps, 0.8*17_000, "what is promised and not used")
+	a, b = compete(little, offer)
+	assert.Greater(w.t, a.Kbps, 0.9*float64(little))
+	assert.Greater(w.t, b.Kbps, 0.8*(total-float64(little)), "what is promised and not used")
 	require.NoError(w.t, w.s.DeletePort(w.ctx, port.ID))
 	require.NoError(w.t, w.s.DeleteUplink(w.ctx, u.Name))
 	p, err := w.s.Plan(w.ctx, qos.State{})
