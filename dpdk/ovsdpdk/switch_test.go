@@ -94,7 +94,10 @@ func port(i int) overlay.Port {
 }
 
 // machines ensures both ports and their filters, which let UDP 1000 in.
-func (s *site) machines(t testing.TB) {
+func (s *site) machines(t testing.TB) { s.machinesIn(t, "") }
+
+// machinesIn has namespaces whose names begin with that.
+func (s *site) machinesIn(t testing.TB, prefix string) {
 	s.net = overlay.State{Networks: []overlay.Network{{ID: "n", Segment: overlay.Segment{Type: s.segment, ID: 9}, Subnets: []overlay.Subnet{{ID: "n4", CIDR: netip.MustParsePrefix("198.51.100.0/24")}}}},
 		Ports: []overlay.Port{port(0), port(1)}}
 	open := uint16(1000)
@@ -105,9 +108,9 @@ func (s *site) machines(t testing.TB) {
 		s.filter.Ports = append(s.filter.Ports, secgroup.Port{ID: p.ID, NetworkID: "n", MAC: p.MAC, FixedIPs: p.FixedIPs, Groups: []string{"g"}})
 	}
 	s.sync(t)
-	s.vms = s.l.NS("vms")
+	s.vms = s.l.NS(prefix + "vms")
 	for i := range s.m {
-		s.m[i] = s.l.NS(fmt.Sprint("m", i+1))
+		s.m[i] = s.l.NS(fmt.Sprint(prefix, "m", i+1))
 		s.l.Veth(s.vms, fmt.Sprint("g", i+1), s.m[i], "eth0")
 	}
 }

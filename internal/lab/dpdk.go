@@ -102,6 +102,46 @@ func (d *DPDK) Guests(ns *NS, server bool, queues int, pairs ...[2]string) (stop
 	return stop
 }
 
+// Throughput is how often a second frames of 64 bytes go from one device to
+// another of the switch: a dpdk-testpmd sends a burst of them by the first, and
+// what it hears at the second it sends by the first again, as fast as it can. The
+// devices are arguments of --vdev; between is called when it runs. It has
+// processor 0.
+func (d *DPDK) Throughput(ns *NS, from, to string, f Frame, between func()) float64 {
+	d.l.t.Helper()
+	d.serials++
+	_, stop, heard := ns.startHeard("dpdk-testpmd", "--lcores=0@0,1@0", "--main-lcore=0", "--no-pci", "--single-file-segments", "--huge-dir="+d.Mount, "--socket-mem=128",
+		"--no-telemetry", fmt.Sprintf("--file-prefix=%sg%d", d.Prefix, d.serials), "--vdev="+from, "--vdev="+to, "--", "--forward-mode=io", "--tx-first", "--burst=128",
+		"--port-topology=paired", "--total-num-mbufs=8192", "--stats-period=1", "--txpkts=64", "--eth-peer=0,"+f.DstMAC.String(),
+		fmt.Sprintf("--tx-ip=%s,%s", f.Src, f.Dst), fmt.Sprintf("--tx-udp=%d,%d", f.SrcPort, f.DstPort))
+	defer stop()
+	between()
+	rates := func() (out []float64) {
+		second := false
+		for _, l := range strings.Split(heard.String(), "\n") {
+			if strings.Contains(l, "statistics for port ") {
+				second = strings.Contains(l, "port 1 ")
+			}
+			if !second {
+				continue
+			}
+			if _, rest, ok := strings.Cut(l, "Rx-pps:"); ok && len(strings.Fields(rest)) > 0 {
+				if n, err := strconv.ParseFloat(strings.Fields(rest)[0], 64); err == nil && n > 0 {
+					out = append(out, n)
+				}
+			}
+		}
+		return out
+	}
+	const seconds = 4
+	Eventually(d.l.t, 60*time.Second, "frames arrive for some seconds", func() bool { return len(rates()) > seconds })
+	sum := 0.0
+	for _, r := range rates()[1 : seconds+1] { // the first second is not a whole one
+		sum += r
+	}
+	return sum / seconds
+}
+
 func paired(n int) string {
 	var s []string
 	for i := range n {

@@ -252,7 +252,14 @@ func sweep() {
 // its output goes to the test's log when the test has failed.
 func (n *NS) Start(name string, args ...string) (cmd *exec.Cmd, stopNow func()) {
 	n.l.t.Helper()
-	out := new(lockedBuffer)
+	cmd, stopNow, _ = n.startHeard(name, args...)
+	return cmd, stopNow
+}
+
+// startHeard is Start; what the program has printed so far can be read.
+func (n *NS) startHeard(name string, args ...string) (cmd *exec.Cmd, stopNow func(), out *lockedBuffer) {
+	n.l.t.Helper()
+	out = new(lockedBuffer)
 	cmd = n.Command(context.Background(), name, args...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -288,7 +295,7 @@ func (n *NS) Start(name string, args ...string) (cmd *exec.Cmd, stopNow func()) 
 			n.l.t.Logf("%s %s: %s\n%s", name, strings.Join(args, " "), cmd.ProcessState, out.String())
 		}
 	})
-	return cmd, stopNow
+	return cmd, stopNow, out
 }
 
 func stop(p *exec.Cmd) {
