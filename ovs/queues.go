@@ -105,3 +105,26 @@ func (s *Switch) SetQueues(ctx context.Context, part vnet.Part, id, device strin
 	s.writes.Add(s.db.Stats().Operations - before)
 	return err
 }
+
+// QueuesOf returns the ids that a part has queues for, and the port.
+func (s *Switch) QueuesOf(ctx context.Context, part vnet.Part) (map[string]string, error) {
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	st, err := s.db.Ready(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	of := map[string]string{} // QoS row -> id
+	for u, r := range st.Group("QoS", "ours") {
+		if m := markOf(r.(*vswitchrow.QoS).ExternalIDs); m.part == part && m.kind == kindQueues {
+			out[m.id], of[u] = "", m.id
+		}
+	}
+	for _, r := range st.All("Port") {
+		if p := r.(*vswitchrow.Port); p.QOS != nil && of[*p.QOS] != "" {
+			out[of[*p.QOS]] = p.Name
+		}
+	}
+	return out, nil
+}

@@ -107,6 +107,32 @@ func (c *Conn) HTBClasses(dev string) ([]HTBClass, error) {
 	return out, nil
 }
 
+// HTBCounts returns what the classes of a device's root HTB have sent and
+// dropped, by minor.
+func (c *Conn) HTBCounts(dev string) (map[uint16]Count, error) {
+	l, err := c.Link(dev)
+	if err != nil {
+		return nil, named("count classes of", dev, err)
+	}
+	out := map[uint16]Count{}
+	err = c.read(func(h *netlink.Handle) error {
+		list, err := h.ClassList(device(l), netlink.HANDLE_NONE)
+		for _, x := range list {
+			n := x.Attrs().Statistics
+			if n == nil || n.Basic == nil || x.Attrs().Handle>>16 != htbMajor {
+				continue
+			}
+			k := Count{Packets: uint64(n.Basic.Packets), Bytes: n.Basic.Bytes}
+			if n.Queue != nil {
+				k.Dropped = uint64(n.Queue.Drops)
+			}
+			out[uint16(x.Attrs().Handle)] = k
+		}
+		return err
+	})
+	return out, named("count classes of", dev, err)
+}
+
 // SetHTBClass makes a class, or changes the one of its minor, whose queue stays.
 func (c *Conn) SetHTBClass(dev string, k HTBClass) error {
 	if k.Rate < 8 {

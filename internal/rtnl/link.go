@@ -328,6 +328,12 @@ func (c *Conn) SetMTU(name string, mtu int) error {
 		func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetMTU(l, mtu) })
 }
 
+// SetTxQLen sets how many packets wait, at most, in queues that are made for a
+// device from now on.
+func (c *Conn) SetTxQLen(name string, n int) error {
+	return c.set("set queue length of", name, nil, func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetTxQLen(l, n) })
+}
+
 // SetMAC sets the hardware address.
 func (c *Conn) SetMAC(name string, m vnet.MAC) error {
 	return c.set("set MAC of", name, func(l Link) bool { return l.MAC == m },

@@ -21,6 +21,12 @@ type Options struct {
 	// of Open vSwitch, others an HTB. Only the kernel's datapath can keep
 	// guarantees; none: they are refused.
 	Devices map[string]string
+	// Queues has what ports are sent wait in a queue of their device (HTB), so that
+	// TCP slows down before anything is dropped. [Backend.Serve] gives devices that
+	// are plugged later their queue; until then, and for what comes faster than a
+	// queue is emptied, a meter holds a quarter above the limit. On the kernel's
+	// datapath only: see the package's documentation.
+	Queues bool
 }
 
 // Backend is a [qos.Backend] on one switch. It keeps no state.
@@ -28,11 +34,13 @@ type Backend struct {
 	t       ovs.Target
 	s       *ovs.Switch
 	devices map[string]string
+	queues  bool
 }
 
 var (
 	_ qos.Backend   = (*Backend)(nil)
 	_ qos.Explainer = (*Backend)(nil)
+	_ qos.Runner    = (*Backend)(nil)
 )
 
 // New returns a backend that writes through t.
@@ -49,7 +57,10 @@ func New(t ovs.Target, o *Options) (*Backend, error) {
 			}
 			seen[dev] = true
 		}
-		b.devices = maps.Clone(o.Devices)
+		b.devices, b.queues = maps.Clone(o.Devices), o.Queues
+		if b.queues && b.s.Userspace() {
+			return nil, &vnet.UnsupportedError{Feature: "queues towards ports", Backend: "ovsqos", Need: "the kernel's datapath: the userspace one sends by one socket, which a full queue blocks for all"}
+		}
 	}
 	return b, nil
 }
@@ -68,7 +79,8 @@ type record struct {
 	Port       *qos.Port       `json:"p,omitempty"`
 	Gateway    *qos.Gateway    `json:"g,omitempty"`
 	FloatingIP *qos.FloatingIP `json:"f,omitempty"`
-	Slot       uint32          `json:"slot,omitempty"` // of a floating IP's meters
+	Slot       uint32          `json:"slot,omitempty"`   // of a floating IP's meters
+	Queued     bool            `json:"queued,omitempty"` // what the port is sent waits in its device
 }
 
 func (r record) shape() qos.Shape {
@@ -128,11 +140,17 @@ func (b *Backend) EnsurePort(ctx context.Context, p qos.Port) error {
 		return refuse("guarantees", "port "+p.ID)
 	}
 	return b.submit(ctx, func(w *writer) error {
-		if err := w.promised(kindPort, p.ID, record{Port: &p}); err != nil {
+		r := b.ofPort(p)
+		if err := w.promised(kindPort, p.ID, r); err != nil {
 			return err
 		}
-		return w.put(kindPort, p.ID, record{Port: &p})
+		return w.put(kindPort, p.ID, r)
 	})
+}
+
+// ofPort is the record of a port.
+func (b *Backend) ofPort(p qos.Port) record {
+	return record{Port: &p, Queued: b.queues && p.Ingress.Kbps > 0}
 }
 
 // DeletePort implements [qos.Backend].
@@ -221,9 +239,13 @@ type writer struct {
 	shares bool                      // of uplinks may have changed
 	have   map[uint32]of.MeterConfig // that stand; nil: not looked at
 	unused []uint32
+	queued bool // queues of ports may have changed
 }
 
 func (w *writer) finish() {
+	if w.queued {
+		w.tx.After(w.b.requeue)
+	}
 	if unused, s := w.unused, w.tx.Switch(); len(unused) > 0 {
 		w.tx.After(func(ctx context.Context) error { return s.DeleteMeters(ctx, unused...) })
 	}
@@ -282,11 +304,12 @@ func (w *writer) put(kind, id string, r record) (err error) {
 		}
 	}
 	w.shares = w.shares || r.uplink() != "" || old.uplink() != ""
+	w.queued = w.queued || r.Queued || old.Queued
 	base := w.base(r)
 	if w.tx.Err() != nil {
 		return w.tx.Err()
 	}
-	meters := metersOf(r.shape(), base)
+	meters := metersOf(r.metered(), base)
 	verb, _ := w.tx.Keep(kind, id, encode(r), w.flows(r, base)...)
 	for _, m := range meters {
 		if stands, ok := w.have[m.ID]; verb != "" && w.have == nil || w.have != nil && (!ok || stands != m) {
@@ -294,7 +317,7 @@ func (w *writer) put(kind, id string, r record) (err error) {
 		}
 	}
 	if had {
-		w.leave(metersOf(old.shape(), base), meters)
+		w.leave(metersOf(old.metered(), base), meters)
 	}
 	c, differs := diff(old, r)
 	switch {
@@ -323,6 +346,7 @@ func (w *writer) drop(kind, id string) {
 		return
 	}
 	w.shares = w.shares || r.uplink() != ""
+	w.queued = w.queued || r.Queued
 	number := kind
 	if kind == kindGateway {
 		number = "router"
@@ -376,7 +400,7 @@ func (w *writer) all(s qos.State) (existing int, err error) {
 		put(kindUplink, u.Name, record{Uplink: &u})
 	}
 	for _, p := range s.Ports {
-		put(kindPort, p.ID, record{Port: &p})
+		put(kindPort, p.ID, w.b.ofPort(p))
 	}
 	for _, g := range s.Gateways {
 		put(kindGateway, g.RouterID, record{Gateway: &g})
@@ -417,7 +441,7 @@ func (b *Backend) Sync(ctx context.Context, s qos.State, o vnet.SyncOptions) err
 		return err
 	}
 	return b.submit(ctx, func(w *writer) error {
-		w.have, w.shares = have, len(b.devices) > 0 // also what somebody else has taken away
+		w.have, w.shares, w.queued = have, len(b.devices) > 0, b.queues // also what somebody else has taken away
 		existing, err := w.all(s)
 		if err != nil {
 			return err
@@ -467,6 +491,9 @@ func (b *Backend) Features(context.Context) qos.Features {
 		TunnelGuarantees: b.keeps(qos.Tunnelled)}
 	for name := range b.devices {
 		f.Guarantees = f.Guarantees || name != qos.Tunnelled && b.keeps(name)
+	}
+	if b.queues {
+		f.Mechanism += ", HTB towards ports"
 	}
 	if f.Guarantees || f.TunnelGuarantees {
 		f.Mechanism += ", HTB queues of uplinks"

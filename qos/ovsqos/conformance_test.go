@@ -26,6 +26,14 @@ func TestConformance(t *testing.T) {
 	qostest.Run(t, qostest.Harness{Make: s.tenant})
 }
 
+// Queues are refused where they would harm others; see the package's documentation.
+func TestQueuesRefused(t *testing.T) {
+	x := newSite(t, "netdev").newTenant(t)
+	_, err := ovsqos.New(x.h[0], &ovsqos.Options{Queues: true})
+	var u *vnet.UnsupportedError
+	require.ErrorAs(t, err, &u)
+}
+
 // TestGuestKernelDatapath: meters of the kernel's datapath.
 func TestGuestKernelDatapath(t *testing.T) {
 	if lab.RanInGuest(t, "openvswitch") {
@@ -35,7 +43,17 @@ func TestGuestKernelDatapath(t *testing.T) {
 	qostest.RunTraffic(t, qostest.Harness{Make: s.tenant, Rates: []uint32{1000, 10_000}, UplinkKbps: 8_000, Only: func(name string) bool {
 		return name == "accuracy" || name == "change" || name == "mark" || name == "gateway and floating IP" || strings.HasPrefix(name, "guarantee")
 	}})
-	t.Run("queues", s.queues)
+}
+
+// TestGuestQueues: rows of uplinks, and what ports are sent waits in queues.
+func TestGuestQueues(t *testing.T) {
+	if lab.RanInGuest(t, "openvswitch") {
+		return
+	}
+	s := newSite(t, "system")
+	t.Run("uplinks", s.queues)
+	s.queued = true
+	qostest.RunTraffic(t, qostest.Harness{Make: s.tenant, Rates: []uint32{1000, 10_000}, Only: func(name string) bool { return name == "accuracy" || name == "before plugging" }})
 }
 
 // site is two hosts with Open vSwitch that all cases use, each with an owner of its own.
@@ -43,6 +61,7 @@ type site struct {
 	l        *lab.Lab
 	sw       []*lab.Switch
 	datapath string
+	queued   bool // backends have queues towards ports
 	n        int
 }
 
@@ -55,18 +74,19 @@ func newSite(t testing.TB, datapath string) *site {
 // tenant is the site as one owner has it.
 type tenant struct {
 	*site
-	t     testing.TB
-	owner vnet.Owner
-	h     [2]*ovs.Switch
-	ov    [2]*ovsoverlay.Backend
-	next  byte
+	t      testing.TB
+	owner  vnet.Owner
+	number int // of the tenant
+	h      [2]*ovs.Switch
+	ov     [2]*ovsoverlay.Backend
+	next   byte
 }
 
 func (s *site) tenant(t testing.TB) qostest.Site { return s.newTenant(t).harness() }
 
 func (s *site) newTenant(t testing.TB) *tenant {
 	s.n++
-	x := &tenant{site: s, t: t, owner: vnet.Owner(s.l.Owner(fmt.Sprint("o", s.n))), next: 10}
+	x := &tenant{site: s, t: t, owner: vnet.Owner(s.l.Owner(fmt.Sprint("o", s.n))), number: s.n, next: 10}
 	for i := range x.h {
 		x.h[i] = x.open(i)
 		t.Cleanup(func() {
@@ -110,8 +130,19 @@ func (x *tenant) open(i int) *ovs.Switch {
 }
 
 func (x *tenant) backend(h *ovs.Switch) qos.Backend {
-	b, err := ovsqos.New(h, &ovsqos.Options{Devices: map[string]string{qos.Tunnelled: "tun0", "ex": "ex"}})
+	b, err := ovsqos.New(h, &ovsqos.Options{Devices: map[string]string{qos.Tunnelled: "tun0", "ex": "ex"}, Queues: x.queued})
 	require.NoError(x.t, err)
+	if x.queued {
+		served, stop := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- b.Serve(served) }()
+		x.t.Cleanup(func() {
+			stop()
+			if err := <-done; err != nil {
+				x.t.Error(err)
+			}
+		})
+	}
 	return b
 }
 
@@ -187,7 +218,7 @@ func (x *tenant) vm(host int, id string) func() qostest.VM {
 	require.NoError(x.t, x.ov[host].EnsurePort(ctx, overlay.Port{ID: id, NetworkID: "net", MAC: mac, FixedIPs: ips}))
 	require.NoError(x.t, x.ov[1-host].EnsureRemotePort(ctx, overlay.RemotePort{ID: id, NetworkID: "net", MAC: mac, IPs: append(ips, mac.LinkLocal()), Endpoint: x.sw[host].EncapIP}))
 	return func() qostest.VM {
-		v.NS = x.l.NS(id)
+		v.NS = x.l.NS(fmt.Sprint(id, "-", x.number))
 		_, err := x.ov[host].Plug(ctx, overlay.Attachment{PortID: id, Kind: overlay.Veth, Name: "eth0", Netns: v.NS.Path})
 		require.NoError(x.t, err)
 		v.NS.Configure("eth0", []string{v.V4 + "/24", v.V6 + "/64"}, "10.0.0.1", "2001:db8:1::1")

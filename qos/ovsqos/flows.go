@@ -96,7 +96,7 @@ func limited(table uint8, prio uint16, actions []of.Action, next of.Action, fami
 // flows are those of an object.
 func (w *writer) flows(r record, base uint32) []of.Flow {
 	both, gate := []bool{false, true}, of.Goto(pipeline.PortSecurity)
-	out, in := through(r.shape(), qos.Egress, base), through(r.shape(), qos.Ingress, base)
+	out, in := through(r.metered(), qos.Egress, base), through(r.metered(), qos.Ingress, base)
 	switch {
 	case r.Uplink != nil:
 		return nil
@@ -171,6 +171,10 @@ func (b *Backend) Statistics(ctx context.Context) ([]qos.Statistics, error) {
 	if err != nil {
 		return nil, err
 	}
+	waited, err := b.counts(ctx, all)
+	if err != nil {
+		return nil, err
+	}
 	by := map[uint32]of.MeterStats{}
 	for _, m := range stats {
 		by[m.ID] = m
@@ -203,6 +207,10 @@ func (b *Backend) Statistics(ctx context.Context) ([]qos.Statistics, error) {
 				x.Passed = qos.Count{Packets: n.Packets - min(n.Packets, n.DroppedPackets), Bytes: n.Bytes - min(n.Bytes, n.DroppedBytes)}
 			}
 		}
+		if n, ok := waited[x.ID]; ok && x.Kind == kindPort && x.Direction == qos.Ingress {
+			x.Passed = qos.Count{Packets: n.Packets, Bytes: n.Bytes}
+			x.Dropped.Packets += n.Dropped
+		}
 	}
 	return out, nil
 }
@@ -218,8 +226,11 @@ func (b *Backend) Explain(ctx context.Context, kind, id string) (vnet.Explanatio
 	if !ok {
 		return x, fmt.Errorf("%s %q: %w", kind, id, vnet.ErrNotFound)
 	}
-	for _, m := range metersOf(r.shape(), base[kind+" "+id]) {
+	for _, m := range metersOf(r.metered(), base[kind+" "+id]) {
 		x.Add(m.String())
+	}
+	if r.Queued {
+		x.Add(fmt.Sprintf("queue of its device: %d kbit/s", r.Port.Ingress.Kbps))
 	}
 	flows, err := b.s.FlowStats(ctx, vnet.PartQoS, kind, id)
 	if err != nil {
