@@ -18,6 +18,8 @@
 //   - [github.com/vnet-go/vnet/metadata]: what a machine is told about itself, as EC2 and OpenStack do
 //   - [github.com/vnet-go/vnet/secgroup]: security groups and anti-spoofing
 //   - [github.com/vnet-go/vnet/qos]: limits and guarantees of bandwidth and packet rate
+//   - [github.com/vnet-go/vnet/sriov]: functions of network cards for machines
+//   - [github.com/vnet-go/vnet/dpdk]: a switch whose packets are carried by DPDK
 //
 // Beside them [github.com/vnet-go/vnet/qos/placement], the ledger of what hosts
 // have promised.

@@ -28,7 +28,7 @@ func TestGuestShares(t *testing.T) {
 	x := newSite(t, "system").tenant(t)
 	x.share()
 	qostest.RunTraffic(t, qostest.Harness{
-		Only: func(name string) bool {
+		UplinkKbps: 8_000, Only: func(name string) bool {
 			return name == "guarantee on tunnels" || name == "guarantee on a physical network" || name == "before plugging"
 		},
 		Make: func(t testing.TB) qostest.Site { return x.suite() }})
