@@ -111,13 +111,16 @@ func (b *Backend) Serve(ctx context.Context) error {
 // counts are those of queued ports, by port.
 func (b *Backend) counts(ctx context.Context, all map[string]record) (map[string]rtnl.Count, error) {
 	out := map[string]rtnl.Count{}
+	if !b.queues {
+		return out, nil
+	}
+	at, err := b.pluggedAt(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for key, r := range all {
 		if !r.Queued {
 			continue
-		}
-		at, err := b.pluggedAt(ctx)
-		if err != nil {
-			return nil, err
 		}
 		id := strings.TrimPrefix(key, kindPort+" ")
 		if p, ok := at[id]; ok {
